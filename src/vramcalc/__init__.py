@@ -1,0 +1,1 @@
+"""VRAM budget calculator for large language models."""
