@@ -1,0 +1,1 @@
+"""The only readers: registries now; files, hubs and live machines as they come."""

@@ -1,0 +1,1 @@
+"""Facts as frozen types; no input or output."""

@@ -1,0 +1,37 @@
+"""Where the model is to run: the GPUs of one node, how many nodes, and host memory."""
+
+from msgspec import Struct
+
+from vramcalc.specs.gpu import GpuSpec, OperatingSystem
+
+
+class Machine(Struct, frozen=True):
+    """One or more equal nodes.
+
+    ``reserve_bytes`` is what other programs (a desktop, say) already hold on each GPU; ``host_memory_bytes`` is per
+    node and None where nobody said.
+    """
+
+    gpus: tuple[GpuSpec, ...]
+    nodes: int = 1
+    host_memory_bytes: int | None = None
+    os: OperatingSystem = "linux"
+    reserve_bytes: int = 0
+
+    @property
+    def n_gpus(self) -> int:
+        """GPUs of all nodes."""
+        return len(self.gpus) * self.nodes
+
+    @property
+    def unified_memory(self) -> bool:
+        """Whether GPU and host share one memory."""
+        return any(gpu.unified_memory for gpu in self.gpus)
+
+    def device_names(self) -> tuple[str, ...]:
+        """Return the names of all GPUs, node by node: ``gpu0``, ``gpu1`` ..."""
+        return tuple(f"gpu{i}" for i in range(self.n_gpus))
+
+    def gpu(self, device: str) -> GpuSpec:
+        """Return the card behind a device name."""
+        return self.gpus[int(device.removeprefix("gpu")) % len(self.gpus)]
