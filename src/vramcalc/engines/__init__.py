@@ -1,0 +1,28 @@
+"""One runtime per module, found by name; a module is imported when its engine is asked for."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import cast
+
+from vramcalc.engines.base import Engine, Setup
+from vramcalc.errors import UnknownNameError
+
+_MODULES = {"ollama": "ollama", "llama.cpp": "llama_cpp", "vllm": "vllm"}
+_OTHER_NAMES = {"llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp"}
+
+ENGINE_NAMES = tuple(_MODULES)
+
+
+def parse_engine(text: str) -> tuple[str, str | None]:
+    """Return name and pinned version of ``"vllm@0.19"`` or ``"vllm"``. Raises ``UnknownNameError``."""
+    name, _, version = text.strip().lower().partition("@")
+    name = _OTHER_NAMES.get(name, name)
+    if name not in _MODULES:
+        raise UnknownNameError("engine", name, ENGINE_NAMES, see=f"the engines are {', '.join(ENGINE_NAMES)}")
+    return name, version or None
+
+
+def bind_engine(name: str, setup: Setup) -> Engine:
+    """Return the engine bound to a model and machine. Raises ``RefusedError`` for what it would refuse at once."""
+    module = import_module(f"vramcalc.engines.{_MODULES[name]}")
+    return cast("Callable[[Setup], Engine]", module.bind)(setup)

@@ -1,0 +1,97 @@
+"""What the parts of a compute graph share: layers with their devices, the batch, and the graph as it grows."""
+
+from collections.abc import Mapping
+
+from msgspec import Struct, field
+
+from vramcalc.engines._ggml.tensor import Graph, Tensor, leaf, like, mul_mat, shape
+from vramcalc.engines._ggml.weights import Weight
+from vramcalc.specs.formats import F16, BlockFormat
+from vramcalc.specs.model import LayerKind
+
+
+class PlacedLayer(Struct, frozen=True):
+    """A layer with the device of each of its tensors: ``home`` unless ``elsewhere`` names it."""
+
+    kind: LayerKind
+    weights: Mapping[str, Weight]
+    home: int
+    cache_home: int
+    elsewhere: tuple[tuple[str, int], ...] = ()
+
+    def weight(self, name: str) -> Tensor:
+        """Return a weight as a leaf of the graph."""
+        w = self.weights[name]
+        home = dict(self.elsewhere).get(name, self.home)
+        return leaf("weight", shape(*w.shape[::-1]), home, n_bytes=w.device_bytes)
+
+
+class Batch(Struct, frozen=True, kw_only=True):
+    """The batch that the engine reserves memory for, and the cache behind it."""
+
+    n_tokens: int
+    n_outputs: int
+    n_streams: int
+    cells: int  # of one stream
+    sliding_cells: int
+    k_format: BlockFormat = F16
+    v_format: BlockFormat = F16
+    flash_attention: bool = True
+
+
+class Ends(Struct, frozen=True, kw_only=True):
+    """What stands before and after the layers."""
+
+    hidden_dim: int
+    entrance: tuple[Weight, ...]
+    output: tuple[Weight, ...]
+    output_home: int
+    shared: tuple[Weight, ...] = ()  # on every device with layers: the factors of a scaled rope
+
+
+class LayerCache(Struct):
+    """The inputs of all layers that share one kind of cache."""
+
+    cells: int
+    mask: Tensor
+    k_ids: Tensor | None = None
+    v_ids: Tensor | None = None
+    k_rotation: Tensor | None = None
+    v_rotation: Tensor | None = None
+    beside_sliding: bool = False  # the model has windows: K is queued before V
+
+
+class Builder(Struct):
+    batch: Batch
+    ends: Ends
+    graph: Graph = field(default_factory=Graph)
+    layer: PlacedLayer | None = None
+    shared: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        """Return the normalised and scaled tensor; a layer norm writes elsewhere and has a bias."""
+        layer = self.current
+        has_bias = f"{name}.bias" in layer.weights
+        normed = like("norm" if has_bias else "rms_norm", x)
+        normed = like("mul", normed, layer.weight(f"{name}.weight"))
+        return like("add", normed, layer.weight(f"{name}.bias")) if has_bias else normed
+
+    @property
+    def current(self) -> PlacedLayer:
+        """The layer being built."""
+        assert self.layer is not None  # noqa: S101 - set before any layer is built
+        return self.layer
+
+    def rope_factors(self) -> list[Tensor]:
+        """Return the rope's factors on the layer's device, if the model has any."""
+        home = self.current.home
+        if home not in self.shared:
+            self.shared[home] = [leaf("weight", shape(*w.shape), home) for w in self.ends.shared]
+        return self.shared[home]
+
+    def project(self, name: str, x: Tensor) -> Tensor:
+        """Return the product with a matrix, plus its bias if there is one."""
+        layer = self.current
+        product = mul_mat(layer.weight(name), x)
+        bias = f"{name}.bias"
+        return like("add", product, layer.weight(bias)) if bias in layer.weights else product

@@ -1,0 +1,83 @@
+"""The feed-forward part of a layer's compute graph.
+
+Source:
+    llama.cpp 0c1e570, src/llama-graph.cpp (build_ffn, build_moe_ffn).
+"""
+
+from vramcalc.engines._ggml.builder import Builder
+from vramcalc.engines._ggml.tensor import I32, Tensor, cont, get_rows, like, mul_mat, mul_mat_id, reshape, view
+from vramcalc.specs.formats import F32
+from vramcalc.specs.model import GatedMlp, LatentAttention, MoeMlp, PlainMlp
+
+_FLOAT_BYTES = 4
+
+
+def feed_forward(builder: Builder, x: Tensor) -> Tensor:
+    """Return the output of a layer's MLP."""
+    match builder.current.kind.mlp:
+        case GatedMlp(fused=fused):
+            return _gated(builder, x, "ffn_{}", fused=fused)
+        case PlainMlp():
+            return builder.project("ffn_down", like("unary", builder.project("ffn_up", x)))
+        case MoeMlp() as moe:
+            return _experts(builder, x, moe)
+
+
+def _gated(builder: Builder, x: Tensor, name: str, *, fused: bool = False) -> Tensor:
+    up = builder.project(name.format("up"), x)
+    if fused:
+        gated = Tensor("glu", F32, (up.ne[0] // 2, *up.ne[1:]), (up,))
+    else:
+        gated = like("glu", builder.project(name.format("gate"), x), up)
+    return builder.project(name.format("down"), gated)
+
+
+def _experts(builder: Builder, x: Tensor, moe: MoeMlp) -> Tensor:
+    graph, hidden, n = builder.graph, x.ne[0], x.ne[1]
+    ids, weights = _route(builder, x, moe)
+    graph.expand(weights)
+    wide = reshape(x, hidden, 1, n)
+    up = _chosen(builder, "ffn_up_exps", wide, ids)
+    gated = like("glu", _chosen(builder, "ffn_gate_exps", wide, ids), up)
+    experts = graph.expand(like("mul", _chosen(builder, "ffn_down_exps", gated, ids), weights))
+    used = moe.n_active_experts
+    views = [graph.expand(view(experts, (hidden, n, 1, 1), stride=used * hidden * _FLOAT_BYTES)) for _ in range(used)]
+    total = views[0] if used > 1 else cont(views[0])
+    for part in views[1:]:
+        total = graph.expand(like("add", total, part))
+    if not moe.shared_ff_dim:
+        return total
+    return like("add", total, _gated(builder, x, "ffn_{}_shexp"))
+
+
+def _route(builder: Builder, x: Tensor, moe: MoeMlp) -> tuple[Tensor, Tensor]:
+    """Return the numbers of the chosen experts and their weights; small beside the experts' own results."""
+    n, used = x.ne[1], moe.n_active_experts
+    scores = mul_mat(builder.current.weight("ffn_gate_inp"), x)
+    if moe.router_bias == "parameter":  # softmax over the chosen few
+        scores = like("add", scores, builder.current.weight("ffn_gate_inp.bias"))
+    else:
+        scores = like("soft_max", scores)
+    selection = scores
+    if moe.router_bias == "buffer":
+        selection = like("add", scores, builder.current.weight("ffn_gate_inp.bias"))
+    order = Tensor("argsort", I32, selection.ne, (selection,))
+    ids = view(order, (used, n, 1, 1), stride=moe.n_experts * _FLOAT_BYTES)
+    weights = get_rows(reshape(scores, 1, moe.n_experts, n), ids)
+    weights = reshape(weights, used, n)
+    if moe.router_bias == "parameter":
+        weights = like("soft_max", weights)
+    elif not _keeps_weights(builder, moe):
+        weights = like("div", weights, like("clamp", Tensor("sum_rows", F32, (1, n, 1, 1), (weights,))))
+    return ids, reshape(weights, 1, used, n)
+
+
+def _keeps_weights(builder: Builder, moe: MoeMlp) -> bool:
+    """Return whether the chosen experts' weights are not scaled to a sum of one: MLA's first generation."""
+    return isinstance(builder.current.kind.attention, LatentAttention) and moe.router_bias == "none"
+
+
+def _chosen(builder: Builder, name: str, x: Tensor, ids: Tensor) -> Tensor:
+    product = mul_mat_id(builder.current.weight(name), x, ids)
+    bias = f"{name}.bias"
+    return like("add_id", product, builder.current.weight(bias), ids) if bias in builder.current.weights else product

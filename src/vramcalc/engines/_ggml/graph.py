@@ -1,0 +1,162 @@
+"""The compute graph llama.cpp builds for one batch, from the shapes and kinds of layers alone.
+
+Only what shapes memory is here: operations that always write over their source (scales, soft caps) are left out.
+
+Source:
+    llama.cpp 0c1e570, src/llama-graph.cpp and src/models/.
+"""
+
+from collections.abc import Sequence
+
+from vramcalc.engines._ggml.attention import grouped_query, latent
+from vramcalc.engines._ggml.builder import Batch, Builder, Ends, LayerCache, PlacedLayer
+from vramcalc.engines._ggml.feed_forward import feed_forward
+from vramcalc.engines._ggml.tensor import (
+    CPU,
+    I64,
+    Graph,
+    Tensor,
+    get_rows,
+    graph_input,
+    leaf,
+    like,
+    mul_mat,
+    shape,
+    view,
+)
+from vramcalc.formulas.kv_cache import cached_row_elements
+from vramcalc.specs.formats import F16, F32
+from vramcalc.specs.model import (
+    BidirectionalAttention,
+    FullAttention,
+    GatedMlp,
+    LatentAttention,
+    LayerKind,
+    SlidingAttention,
+)
+
+_LEAST_ROTATION = 64
+
+
+def build(layers: Sequence[PlacedLayer], batch: Batch, ends: Ends) -> Graph:
+    """Return the graph of the whole model."""
+    builder = Builder(batch, ends)
+    graph = builder.graph
+    x = _embedding(builder)
+    positions = graph_input((batch.n_tokens, 1, 1, 1))
+    if "token_embd_norm.weight" in layers[0].weights or any(w.name == "position_embd" for w in ends.entrance):
+        x = _encoder_entrance(builder, layers[0], x, positions)
+    caches: dict[str, LayerCache] = {}
+    out_ids = graph_input((batch.n_outputs, 1, 1, 1))
+    for index, layer in enumerate(layers):
+        builder.layer = layer
+        kind = layer.kind.attention.kind
+        if kind not in caches:
+            caches[kind] = _cache(batch, layer)
+            caches[kind].beside_sliding = any(other.kind.attention.kind == "sliding" for other in layers)
+        is_last = index == len(layers) - 1
+        x = _layer(builder, x, positions, caches[kind], out_ids if is_last else None)
+    if layers[-1].kind.attention.kind != "latent" and _picks_rows_late(layers[-1].kind):
+        x.kept = True
+        x = get_rows(x, out_ids)
+    for w in ends.output:
+        weight = leaf("weight", shape(*w.shape[::-1]), ends.output_home, n_bytes=w.device_bytes)
+        if w.name == "output_norm.weight":
+            x = like("mul", like("rms_norm", x), weight)
+        elif w.name == "output_norm.bias":
+            x = like("add", x, weight)
+    x.kept = True  # the embedding is an output beside the logits
+    for w in ends.output:
+        if w.name == "output":
+            x = mul_mat(leaf("weight", shape(*w.shape[::-1]), ends.output_home, n_bytes=w.device_bytes), x)
+    graph.expand(x)
+    return graph
+
+
+def _picks_rows_late(kind: LayerKind) -> bool:
+    """Return whether the wanted rows are picked after the last layer: gpt-oss, known by its attention sinks."""
+    return isinstance(kind.attention, FullAttention | SlidingAttention) and kind.attention.sinks
+
+
+def _embedding(builder: Builder) -> Tensor:
+    n, hidden = builder.batch.n_tokens, builder.ends.hidden_dim
+    w = next(w for w in builder.ends.entrance if w.name == "token_embd")
+    tokens = graph_input((n, 1, 1, 1))
+    x = builder.graph.expand(get_rows(leaf("weight", shape(*w.shape[::-1]), CPU, n_bytes=w.device_bytes), tokens))
+    builder.graph.expand(graph_input((hidden, n, 1, 1), F32))  # embeddings given instead of tokens
+    return x
+
+
+def _encoder_entrance(builder: Builder, first: PlacedLayer, x: Tensor, positions: Tensor) -> Tensor:
+    hidden = builder.ends.hidden_dim
+    by_name = {w.name: w for w in builder.ends.entrance}
+    if "token_types" in by_name:
+        types = leaf("weight", (hidden, 1, 1, 1), CPU)
+        x = like("add", x, view(types, (hidden, 1, 1, 1), contiguous=True))
+    if "position_embd" in by_name:
+        w = by_name["position_embd"]
+        table = leaf("weight", shape(*w.shape[::-1]), CPU, n_bytes=w.device_bytes)
+        x = like("add", get_rows(table, positions), x)
+    builder.layer = first
+    return builder.norm(x, "token_embd_norm") if "token_embd_norm.weight" in first.weights else x
+
+
+def _cache(batch: Batch, layer: PlacedLayer) -> LayerCache:
+    attention, n = layer.kind.attention, batch.n_tokens
+    mask_format = F16 if batch.flash_attention else F32
+    if isinstance(attention, BidirectionalAttention):
+        return LayerCache(n, graph_input((n, n, 1, 1), mask_format))
+    is_sliding = isinstance(attention, SlidingAttention)
+    cells = batch.sliding_cells if is_sliding else batch.cells
+    mask = graph_input((cells, n // batch.n_streams, 1, batch.n_streams), mask_format)
+    cache = LayerCache(cells, mask, graph_input((n, 1, 1, 1), I64))
+    if isinstance(attention, LatentAttention):
+        return cache
+    _, width = cached_row_elements(attention)
+    cache.v_ids = graph_input((n if batch.flash_attention else n * width, 1, 1, 1), I64)
+    if batch.k_format.block_elements > 1 and attention.head_dim % _LEAST_ROTATION == 0:
+        size = _rotation(attention.head_dim)
+        cache.k_rotation = graph_input((size, size, 1, 1), F32)
+    if batch.v_format.block_elements > 1 and attention.head_dim % _LEAST_ROTATION == 0:
+        cache.v_rotation = graph_input((_LEAST_ROTATION, _LEAST_ROTATION, 1, 1), F32)
+    return cache
+
+
+def _rotation(head_dim: int) -> int:
+    """Return the largest power of two from 64 on that divides a head."""
+    size = _LEAST_ROTATION
+    while head_dim % (2 * size) == 0:
+        size *= 2
+    return size
+
+
+def _layer(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache, out_ids: Tensor | None) -> Tensor:
+    kind, weights = builder.current.kind, builder.current.weights
+    is_encoder = isinstance(kind.attention, BidirectionalAttention)
+    normed = x if is_encoder else builder.norm(x, "attn_norm")
+    cur = _attention(builder, normed, positions, cache)
+    if out_ids is not None and not _picks_rows_late(kind):
+        cur, x = get_rows(cur, out_ids), get_rows(x, out_ids)
+    if is_encoder:
+        cur = builder.norm(like("add", cur, x), "attn_norm")
+        return builder.norm(like("add", feed_forward(builder, cur), cur), "ffn_norm")
+    if "ffn_norm.weight" not in weights:  # attention and MLP side by side behind one norm
+        normed = normed if out_ids is None else get_rows(normed, out_ids)
+        return like("add", like("add", cur, feed_forward(builder, normed)), x)
+    if "post_attention_norm.weight" in weights:
+        cur = builder.norm(cur, "post_attention_norm")
+    middle = like("add", cur, x)
+    cur = feed_forward(builder, builder.norm(middle, "ffn_norm"))
+    if "post_ffw_norm.weight" in weights:
+        cur = builder.norm(cur, "post_ffw_norm")
+    elif isinstance(kind.mlp, GatedMlp) and kind.mlp.fused:  # Phi-3 adds them the other way round
+        return like("add", middle, cur)
+    return like("add", cur, middle)
+
+
+def _attention(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache) -> Tensor:
+    match builder.current.kind.attention:
+        case FullAttention() | SlidingAttention() | BidirectionalAttention() as attention:
+            return grouped_query(builder, x, attention, positions, cache)
+        case LatentAttention() as attention:
+            return latent(builder, x, attention, positions, cache)

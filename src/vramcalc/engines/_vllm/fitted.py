@@ -1,0 +1,158 @@
+"""What only a GPU can tell: the activation peak, CUDA graphs and growth outside PyTorch, fitted by mechanism.
+
+Source:
+    Complete vLLM 0.19.0 logs of 37 runs on H100 (T = 8192 tokens per step, S = 1024 sequences) published by
+    llm-d-planner, and single runs of 0.11, 0.15, 0.17 and 0.18 from the same place.
+"""
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from vramcalc.engines._vllm.rules import ELEMENT_BYTES, RuleSet, is_multimodal
+from vramcalc.specs.formats import WeightFormat
+from vramcalc.specs.model import Dtype, GatedMlp, LatentAttention, Mlp, ModelSpec, MoeMlp, PlainMlp
+from vramcalc.units import MIB, ceil_div
+
+SAMPLER_SCRATCH_BYTES = 36 * MIB
+_GRAPH_BASE_BYTES, _GRAPH_LAYER_BYTES = 390 * MIB, 17 * MIB  # graphs as captured, for 51 batch sizes
+_ESTIMATE_BASE_BYTES, _ESTIMATE_LAYER_BYTES = 310 * MIB, 17 * MIB  # as the engine estimates them from two
+_GRAPH_SIZES = 51
+_QUANTISED_STEPS = ("int8", "fp8")  # formats that also quantise the tokens on their way in
+
+
+class Figure(Struct, frozen=True):
+    """Bytes with their arithmetic and the interval the runs show."""
+
+    formula: str
+    values: Mapping[str, int]
+    n_bytes: int
+    low_bytes: int
+    high_bytes: int
+
+
+class StepShape(Struct, frozen=True, kw_only=True):
+    """What the profile run passes through one rank."""
+
+    model: ModelSpec
+    fmt: WeightFormat
+    dtype: Dtype
+    step_tokens: int
+    sampled_rows: int  # 0 where the rank has no head
+    tensor_parallel: int
+    is_piped: bool
+    whole_experts: bool
+
+
+def activation_peak(shape: StepShape, rules: RuleSet) -> Figure:
+    """Return the most a profile run holds at once: the sampler's pass or the widest layer's, beside what stays.
+
+    Shapes:
+        sampler: logits in the model's dtype and three f32 copies of [sampled_rows, vocabulary] (14.5 B per logit
+            in 16 bits), 1.25 x [step_tokens, hidden_dim] and 36 MiB
+        widest layer: gate, up and their product, 3 x [step_tokens, ff / TP] (plain MLP: 2), and 4.25 x
+            [step_tokens, hidden_dim]; 2 more between pipeline stages
+        staying: the experts' workspace; the image tokens of the encoder's cache
+
+    Residuals:
+        37 runs of 0.19: median 0.2 %, text models at most 1.2 %; Kimi-VL, with vision and experts, 7 % low.
+    """
+    model, tokens = shape.model, shape.step_tokens
+    width = ELEMENT_BYTES[shape.dtype]
+    values = {
+        "step_tokens": tokens,
+        "hidden_dim": model.hidden_dim,
+        "element_bytes": width,
+        "sampled_rows": shape.sampled_rows,
+        "vocabulary": model.vocabulary,
+        "half_bytes_per_logit": 2 * width + rules.sampler_half_bytes,
+        "scratch": SAMPLER_SCRATCH_BYTES,
+        "layer_token_bytes": _layer_token_bytes(shape),
+        "quarters": 25 if shape.is_piped else 17,
+        "expert_workspace": _expert_workspace(shape),
+        "image_tokens": tokens if is_multimodal(model) else 0,
+    }
+    sampler = tokens * model.hidden_dim * width * 5 // 4 + SAMPLER_SCRATCH_BYTES
+    sampler += shape.sampled_rows * model.vocabulary * values["half_bytes_per_logit"] // 2
+    layer = tokens * values["layer_token_bytes"] + tokens * model.hidden_dim * width * values["quarters"] // 4
+    staying = values["expert_workspace"] + values["image_tokens"] * model.hidden_dim * width
+    best = max(sampler, layer) + staying
+    formula = (
+        "max(step_tokens * hidden_dim * element_bytes * 5 // 4 + scratch"
+        " + sampled_rows * vocabulary * half_bytes_per_logit // 2,"
+        " step_tokens * layer_token_bytes + step_tokens * hidden_dim * element_bytes * quarters // 4)"
+        " + expert_workspace + image_tokens * hidden_dim * element_bytes"
+    )
+    low, high = _activation_range(model, rules)
+    return Figure(formula, values, best, best * low // 100, best * high // 100)
+
+
+def _activation_range(model: ModelSpec, rules: RuleSet) -> tuple[int, int]:
+    """Return the range in percent: the runs' residuals for 0.17 to 0.19, wider where the rule is only carried over."""
+    if rules.graphs_in_budget:
+        return 80, 130
+    return (95, 112) if is_multimodal(model) or model.is_moe else (97, 103)
+
+
+def _layer_token_bytes(shape: StepShape) -> int:
+    """Return the bytes of one token in the widest feed-forward layer of a rank."""
+    return max(_mlp_token_bytes(kind.mlp, shape) for kind in shape.model.layers.kinds.values())
+
+
+def _mlp_token_bytes(mlp: Mlp, shape: StepShape) -> int:
+    width = ELEMENT_BYTES[shape.dtype]
+    extra = 1 if shape.fmt.name.startswith(_QUANTISED_STEPS) else 0
+    match mlp:
+        case GatedMlp(ff_dim=ff):
+            return ceil_div(ff, shape.tensor_parallel) * (3 * width + extra)
+        case PlainMlp(ff_dim=ff):
+            return ceil_div(ff, shape.tensor_parallel) * (2 * width + extra)
+        case MoeMlp(shared_ff_dim=ff):
+            return ceil_div(ff, shape.tensor_parallel) * (3 * width + extra)
+
+
+def _expert_workspace(shape: StepShape) -> int:
+    """Return the fused-experts workspace, kept from the first run on: two buffers per routed token and the output.
+
+    mxfp4 experts of gpt-oss run in kernels that keep none.
+    """
+    if shape.fmt.name == "mxfp4":
+        return 0
+    hidden, width = shape.model.hidden_dim, ELEMENT_BYTES[shape.dtype]
+    most = 0
+    for kind in shape.model.layers.kinds.values():
+        if isinstance(kind.mlp, MoeMlp):
+            ff = kind.mlp.ff_dim if shape.whole_experts else ceil_div(kind.mlp.ff_dim, shape.tensor_parallel)
+            per_token = kind.mlp.n_active_experts * (max(2 * ff, hidden) + ff) + hidden
+            most = max(most, shape.step_tokens * per_token * width)
+    return most
+
+
+def graph_memory(model: ModelSpec, n_layers: int, n_sizes: int, rules: RuleSet) -> Figure:
+    """Return the CUDA graphs of a rank: a base and a share per layer, by the number of batch sizes captured.
+
+    Experts and latent attention launch more kernels: 1.3 times each.
+
+    Residuals:
+        Captured: median 5 %, from 11 % low to 36 % high (TP 4); the engine's estimate: median 11 %, but half of
+        what was logged in 1 of 37 runs and 40 to 52 % high in 3.
+    """
+    base, layer = (
+        (_ESTIMATE_BASE_BYTES, _ESTIMATE_LAYER_BYTES)
+        if rules.graphs_in_budget
+        else (_GRAPH_BASE_BYTES, _GRAPH_LAYER_BYTES)
+    )
+    latent = any(isinstance(kind.attention, LatentAttention) for kind in model.layers.kinds.values())
+    values = {
+        "base": base,
+        "n_layers": n_layers,
+        "per_layer": layer,
+        "n_sizes": n_sizes,
+        "moe_percent": 130 if model.is_moe else 100,
+        "latent_percent": 130 if latent else 100,
+    }
+    best = (base + n_layers * layer) * n_sizes * values["moe_percent"] * values["latent_percent"]
+    best //= _GRAPH_SIZES * 10000
+    formula = f"(base + n_layers * per_layer) * n_sizes * moe_percent * latent_percent // {_GRAPH_SIZES * 10000}"
+    low, high = (40, 210) if rules.graphs_in_budget else (72, 140)
+    return Figure(formula, values, best, best * low // 100, best * high // 100)

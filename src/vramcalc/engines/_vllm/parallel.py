@@ -1,0 +1,116 @@
+"""Parallel sizes: what the user asked for or the engine's habit, and what the model's shape forbids."""
+
+from msgspec import Struct
+
+from vramcalc.engines._vllm.weights import EXPERT_MULTIPLE
+from vramcalc.errors import RefusedError
+from vramcalc.placement.pipeline import stage_layers
+from vramcalc.placement.tensor_shares import VOCABULARY_MULTIPLE, Heads
+from vramcalc.specs.formats import ScaledFormat, WeightFormat
+from vramcalc.specs.machine import Machine
+from vramcalc.specs.model import ModelSpec, MoeMlp
+from vramcalc.specs.workload import Workload
+from vramcalc.units import round_up
+
+
+class Parallel(Struct, frozen=True, kw_only=True):
+    """Ranks are numbered replica by replica, stage by stage, tensor rank last."""
+
+    tensor: int
+    pipeline: int
+    data: int
+    whole_experts: bool
+
+    @property
+    def n_ranks(self) -> int:
+        """GPUs in use."""
+        return self.tensor * self.pipeline * self.data
+
+    def stages(self, n_layers: int) -> tuple[range, ...]:
+        """Return the layers of each pipeline stage."""
+        return stage_layers(n_layers, self.pipeline)
+
+    def first_rank(self, stage: int) -> int:
+        """Return the first rank of a stage of the first replica."""
+        return stage * self.tensor
+
+    def stage_of(self, rank: int) -> int:
+        """Return the pipeline stage of a rank."""
+        return rank % (self.tensor * self.pipeline) // self.tensor
+
+
+def choose_parallel(model: ModelSpec, fmt: WeightFormat, machine: Machine, workload: Workload) -> Parallel:
+    """Return the parallel sizes: as asked, else TP over a node's GPUs where the shape allows it, else PP.
+
+    Nodes follow each other as pipeline stages. Raises ``RefusedError`` for what the model or machine cannot do.
+    """
+    whole_experts = bool(workload.expert_parallel)
+    data = workload.data_parallel or 1
+    if data > 1 and model.is_moe:
+        raise RefusedError(
+            "data parallelism of a model with experts splits them over all replicas, which is not modelled",
+            "leave --dp out, or estimate one replica on its own GPUs",
+        )
+    tensor, pipeline = workload.tensor_parallel, workload.pipeline_parallel
+    if tensor is None and pipeline is None:
+        tensor, pipeline = _habit(model, fmt, machine, data, whole_experts=whole_experts)
+    elif tensor is None:
+        tensor = 1
+    chosen = Parallel(tensor=tensor, pipeline=pipeline or 1, data=data, whole_experts=whole_experts and tensor > 1)
+    if chosen.n_ranks > machine.n_gpus:
+        raise RefusedError(
+            f"TP {chosen.tensor} x PP {chosen.pipeline} x DP {data} needs {chosen.n_ranks} GPUs; there are "
+            f"{machine.n_gpus}",
+            "lower a parallel size or add GPUs",
+        )
+    if chosen.pipeline > model.layers.n_layers:
+        raise RefusedError(
+            f"{model.name} has {model.layers.n_layers} layers, too few for PP {chosen.pipeline}", "lower --pp"
+        )
+    reason = _why_not(model, fmt, chosen.tensor, whole_experts=chosen.whole_experts)
+    if reason:
+        raise RefusedError(f"TP {chosen.tensor} does not divide {model.name}: {reason}", "try a smaller --tp, or --pp")
+    return chosen
+
+
+def _habit(model: ModelSpec, fmt: WeightFormat, machine: Machine, data: int, *, whole_experts: bool) -> tuple[int, int]:
+    n_gpus = max(1, machine.n_gpus // data)
+    per_node = min(n_gpus, len(machine.gpus))
+    nodes = n_gpus // per_node
+    if _why_not(model, fmt, per_node, whole_experts=whole_experts):
+        return 1, per_node * nodes
+    return per_node, nodes
+
+
+def _why_not(model: ModelSpec, fmt: WeightFormat, n_ranks: int, *, whole_experts: bool) -> str:
+    """Return what the ranks do not divide, or nothing.
+
+    Source:
+        vLLM 0.33, config/model.py, verify_with_parallel_config; the alignment checks of the quantised layers.
+    """
+    if n_ranks == 1:
+        return ""
+    for kind in model.layers.kinds.values():
+        heads = Heads.of(kind.attention)
+        if heads.n_heads % n_ranks:
+            return f"{heads.n_heads} heads"
+        if heads.n_kv_heads % n_ranks and n_ranks % heads.n_kv_heads:
+            return f"{heads.n_kv_heads} KV heads"
+        of_experts = isinstance(kind.mlp, MoeMlp)
+        if of_experts and whole_experts:
+            continue
+        if kind.mlp.ff_dim % n_ranks:
+            return f"feed-forward width {kind.mlp.ff_dim}"
+        if _breaks_groups(fmt, kind.mlp.ff_dim // n_ranks, of_experts=of_experts):
+            return f"{kind.mlp.ff_dim // n_ranks} columns of a rank are no whole groups of {fmt.name}"
+    padded = round_up(model.vocabulary, VOCABULARY_MULTIPLE)
+    return f"vocabulary {padded}" if padded % n_ranks else ""
+
+
+def _breaks_groups(fmt: WeightFormat, columns: int, *, of_experts: bool) -> bool:
+    """Whether a rank's columns cut a group of scales: experts in AWQ and GPTQ fall back to smaller groups instead."""
+    if not isinstance(fmt, ScaledFormat) or fmt.element_bits != 4 or fmt.name == "mxfp4":  # noqa: PLR2004
+        return False
+    if of_experts:
+        return fmt.name == "w4a16" and columns % EXPERT_MULTIPLE != 0
+    return "mlp" not in fmt.keeps and columns % fmt.group_columns != 0

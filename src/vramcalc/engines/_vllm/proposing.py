@@ -1,0 +1,131 @@
+"""The defaults filled in, the placement, and what the user must know of both."""
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from vramcalc.engines._vllm.formats import ChosenFormat
+from vramcalc.engines._vllm.parallel import Parallel
+from vramcalc.engines._vllm.rules import RuleSet, serve_defaults
+from vramcalc.errors import RefusedError
+from vramcalc.specs.gpu import GpuSpec
+from vramcalc.specs.machine import Machine
+from vramcalc.specs.model import ModelSpec, SlidingAttention
+from vramcalc.specs.placement import Placement
+from vramcalc.specs.workload import Workload
+
+
+def fill_in(model: ModelSpec, card: GpuSpec, rules: RuleSet, workload: Workload, parallel: Parallel) -> Workload:
+    """Return the workload with vLLM's defaults. Raises ``RefusedError`` for what vLLM refuses.
+
+    Tokens per step are capped at sequences x context, and hold a whole context for encoders, whose prompts are not cut.
+
+    Source:
+        vLLM 0.33, engine/arg_utils.py; config/model.py and config/scheduler.py for the refusals.
+    """
+    context = model.context if workload.n_context is None else workload.n_context
+    if context < 1:
+        raise RefusedError("a context needs at least one token", "give --context 1 or more")
+    if context > model.context:
+        raise RefusedError(
+            f"vLLM refuses a context of {context} tokens: {model.name} was trained on {model.context}",
+            f"--context {model.context}",
+        )
+    defaults = serve_defaults(card)
+    sequences = 1 if workload.n_sequences is None else workload.n_sequences
+    ceiling = workload.max_num_seqs
+    if ceiling is None:
+        ceiling = max(min(defaults.max_num_seqs, workload.step_tokens or defaults.max_num_seqs), sequences)
+    tokens = workload.step_tokens or min(defaults.step_tokens, ceiling * context)
+    tokens = max(tokens, context) if model.is_encoder else tokens
+    if min(sequences, ceiling, tokens) < 1:
+        raise RefusedError("sequences and tokens per step must be at least 1", "give each a positive number")
+    if tokens < ceiling and workload.step_tokens:
+        raise RefusedError(
+            f"vLLM refuses {tokens} tokens per step for {ceiling} sequences",
+            "raise --step-tokens or lower --max-num-seqs",
+        )
+    return replace(
+        workload,
+        n_context=context,
+        n_sequences=sequences,
+        step_tokens=tokens,
+        max_num_seqs=ceiling,
+        memory_share=workload.memory_share or rules.memory_share,
+        tensor_parallel=parallel.tensor,
+        pipeline_parallel=parallel.pipeline,
+        data_parallel=parallel.data,
+        expert_parallel=parallel.whole_experts,
+    )
+
+
+def place(model: ModelSpec, machine: Machine, parallel: Parallel) -> Placement:
+    """Return which device starts each layer's stage."""
+    names = machine.device_names()
+    stages = parallel.stages(model.layers.n_layers)
+    layers = tuple(names[parallel.first_rank(stage)] for stage, held in enumerate(stages) for _ in held)
+    return Placement(
+        layers=layers,
+        input_device=layers[0],
+        output_device=layers[-1],
+        tensor_parallel=parallel.tensor,
+        pipeline_parallel=parallel.pipeline,
+        data_parallel=parallel.data,
+        expert_parallel=parallel.whole_experts,
+    )
+
+
+def read_parallel(placement: Placement) -> Parallel:
+    """Return the parallel sizes a placement was made with."""
+    return Parallel(
+        tensor=placement.tensor_parallel,
+        pipeline=placement.pipeline_parallel,
+        data=placement.data_parallel,
+        whole_experts=placement.expert_parallel,
+    )
+
+
+def write_notes(
+    model: ModelSpec, machine: Machine, chosen: ChosenFormat, rules: RuleSet, settled: Workload
+) -> tuple[str, ...]:
+    """Return what the user must know of the proposal."""
+    return (
+        *_version_notes(rules),
+        *_machine_notes(machine, settled),
+        *_model_notes(model, chosen, settled),
+    )
+
+
+def _version_notes(rules: RuleSet) -> Iterator[str]:
+    if rules.graphs_in_budget:
+        yield (
+            "activation peak and CUDA graphs are fitted to vLLM 0.19 on H100 and carried over: "
+            "their ranges are wide for this version"
+        )
+
+
+def _machine_notes(machine: Machine, settled: Workload) -> Iterator[str]:
+    tensor, pipeline, data = settled.tensor_parallel or 1, settled.pipeline_parallel or 1, settled.data_parallel or 1
+    used = tensor * pipeline * data
+    if used < machine.n_gpus:
+        yield f"{machine.n_gpus - used} of {machine.n_gpus} GPUs stay idle"
+    if len({gpu.id for gpu in machine.gpus}) > 1:
+        yield "unequal GPUs: every rank takes as many cache blocks as the one with the least room"
+    if any(gpu.vendor == "amd" for gpu in machine.gpus):
+        yield "no measured vLLM run on AMD backs the fitted terms; CUDA's rules are assumed"
+
+
+def _model_notes(model: ModelSpec, chosen: ChosenFormat, settled: Workload) -> Iterator[str]:
+    if model.dtype == "bf16" and chosen.dtype in ("f16", "f32") and chosen.name == chosen.dtype:
+        yield f"the weights run in {chosen.dtype}"
+    if any(isinstance(kind.attention, SlidingAttention) for kind in model.layers.kinds.values()):
+        yield (
+            f"windowed layers also reserve cache for tokens in flight ({settled.step_tokens} per step): "
+            "a smaller --step-tokens shrinks what one request needs"
+        )
+    if model.is_encoder:
+        yield "an encoder keeps no cache; its step is assumed to follow the rule fitted to decoders"
+    if (settled.n_sequences or 1) > (settled.max_num_seqs or 1):
+        yield f"--max-num-seqs {settled.max_num_seqs} keeps the sequences from running at once"
+    if settled.cpu_offload_bytes:
+        yield "weights in host memory are read over PCIe in every step"

@@ -1,0 +1,178 @@
+"""Bytes of the weights on each rank, as vLLM's own model classes allocate them, and what loading changes.
+
+Source:
+    vLLM 0.33, model_executor/layers: linear.py, vocab_parallel_embedding.py, fused_moe, quantization, rotary_embedding.
+"""
+
+from collections.abc import Iterable, Mapping
+from math import prod
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from vramcalc.engines._vllm.rules import ELEMENT_BYTES, Capability, family_starts, has_sinks
+from vramcalc.formulas.inventory import Split, TensorGroup, tensor_groups
+from vramcalc.placement.pipeline import stage_layers
+from vramcalc.placement.tensor_shares import Heads, on_rank
+from vramcalc.specs.formats import FLOATS, ScaledFormat, WeightFormat
+from vramcalc.specs.model import Dtype, ModelSpec
+from vramcalc.units import round_up
+
+LAYER_SCALES_BYTES = 24  # q, k, v and output scales of each attention layer and their host copies
+EXPERT_MULTIPLE = 128  # a rank's share of an expert, as the int4 and nvfp4 kernels want it
+_ROPE_BYTES = 2
+_HOPPER = 9
+_LATENT = ("attn_k_b", "attn_v_b")
+_INT4 = frozenset({"awq-4bit", "gptq-4bit"})
+_REGROUPED = _INT4 | {"fp8-block"}
+_PADDED_AFTER_LOADING = _INT4 | {"nvfp4"}
+_SMALLER_GROUPS = (64, 32)
+_F32_ROUTERS = "minimax"  # families whose model class keeps the router in f32
+_BOTH_ENDS = "qwen"  # families whose model class, where it has experts, keeps embedding and head on every stage
+
+
+class RankWeights(Struct, frozen=True):
+    """What each rank of a stage holds, by role or buffer; ``changes`` is what the end of loading adds or frees."""
+
+    parts: Mapping[str, int]
+    changes: Mapping[str, int]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes before loading is finished."""
+        return sum(self.parts.values())
+
+
+class WeightRules(Struct, frozen=True, kw_only=True):
+    """A model in one format on one kind of card."""
+
+    model: ModelSpec
+    fmt: WeightFormat
+    dtype: Dtype
+    card: Capability
+    expert_multiple: int  # what the mxfp4 kernel rounds a rank's share of an expert up to
+    hidden_multiple: int
+    copies_latent: bool
+
+    def stages(self, tensor_parallel: int, pipeline_parallel: int, *, whole_experts: bool) -> tuple[RankWeights, ...]:
+        """Return the weights of a rank for each pipeline stage; the ranks of a stage are alike."""
+        ranges = stage_layers(self.model.layers.n_layers, pipeline_parallel)
+        parts: list[dict[str, int]] = [{} for _ in ranges]
+        changes: list[dict[str, int]] = [{} for _ in ranges]
+        order = self.model.layers.order()
+        for group in tensor_groups(self.model):
+            kind = self.model.layers.kinds[order[group.layers[0]]] if group.layers else None
+            heads = Heads.of(kind.attention) if kind else None
+            share = on_rank(group, heads, tensor_parallel, whole_experts=whole_experts)
+            n_bytes, (name, change) = self._stack_bytes(share), self._change(share)
+            for stage, times in enumerate(self._times_on(group, ranges)):
+                _add(parts[stage], group.role, n_bytes * times)
+                _add(changes[stage], name, change * times)
+        self._add_buffers(parts, ranges)
+        return tuple(RankWeights(p, c) for p, c in zip(parts, changes, strict=True))
+
+    def _add_buffers(self, parts: list[dict[str, int]], ranges: Iterable[range]) -> None:
+        """Add the rope tables, which every rank keeps in full, and the scales of its attention layers.
+
+        gpt-oss keeps its table in f32 (model_executor/models/gpt_oss.py); all others in the model's dtype.
+        """
+        element_bytes = 4 if has_sinks(self.model) else _ROPE_BYTES
+        tables = sum(table.positions * table.dim * element_bytes for table in self.model.rope_tables)
+        for part, layers in zip(parts, ranges, strict=True):
+            _add(part, "rope_tables", tables)
+            _add(part, "layer_scales", LAYER_SCALES_BYTES * len(layers))
+
+    def _times_on(self, group: TensorGroup, ranges: tuple[range, ...]) -> list[int]:
+        """Return how many layers' worth of the group each stage holds: embedding first, norm and head last."""
+        if group.layers:
+            return [sum(layer in stage for layer in group.layers) for stage in ranges]
+        is_end = group.name == "token_embd" or group.name.startswith("output")
+        if is_end and self.model.is_moe and family_starts(self.model, _BOTH_ENDS):
+            return [1] * len(ranges)
+        times = [0] * len(ranges)
+        times[-1 if group.role == "head" or group.name.startswith("output_norm") else 0] = 1
+        if self.model.head == "tied" and group.name == "token_embd":
+            times[-1] = 1
+        return times
+
+    def _stack_bytes(self, group: TensorGroup) -> int:
+        """Return the bytes of the group's tensors in one layer."""
+        fmt = self._format_of(group)
+        *rows, columns = self._padded(group).shape
+        if not rows:
+            return columns * FLOATS[self.dtype].block_bytes * group.copies
+        one = fmt.matrix_bytes(prod(rows), columns)
+        if group.role == "experts" and self.fmt.name == "gptq-4bit" and fmt is self.fmt:
+            one += rows[0] * ELEMENT_BYTES[self.dtype]  # a bias per expert matrix, dropped when loading ends
+        return one * group.copies
+
+    def _is_scaled(self, group: TensorGroup) -> bool:
+        return isinstance(self.fmt, ScaledFormat) and group.is_matrix and group.role not in self.fmt.keeps
+
+    def _format_of(self, group: TensorGroup) -> WeightFormat:
+        """Return the format of a group; expert shares that 128 does not divide take smaller scale groups."""
+        if not isinstance(self.fmt, ScaledFormat) or not self._is_scaled(group):
+            is_f32 = group.role == "router" and family_starts(self.model, _F32_ROUTERS)
+            return FLOATS["f32" if is_f32 else self.dtype]
+        if self.fmt.name not in _REGROUPED or not self._has_narrow_experts(group):
+            return self.fmt
+        size = next((s for s in _SMALLER_GROUPS if _expert_share(group) % s == 0), _SMALLER_GROUPS[-1])
+        if self.fmt.name == "fp8-block":
+            return replace(self.fmt, group_rows=size, group_columns=size)
+        return replace(self.fmt, group_columns=size, group_bits=20 if self.fmt.name == "awq-4bit" else 16)
+
+    def _has_narrow_experts(self, group: TensorGroup) -> bool:
+        return group.role == "experts" and group.is_matrix and _expert_share(group) % EXPERT_MULTIPLE != 0
+
+    def _padded(self, group: TensorGroup) -> TensorGroup:
+        """Round mxfp4 experts up to what the kernel of the card wants."""
+        if self.fmt.name != "mxfp4" or group.role != "experts":
+            return group
+        rows, *columns = group.shape
+        of_rows, of_columns = self.hidden_multiple, self.expert_multiple
+        if group.split is Split.COLUMN:
+            of_rows, of_columns = of_columns, of_rows
+        return replace(group, shape=(round_up(rows, of_rows), *(round_up(c, of_columns) for c in columns)))
+
+    def _change(self, group: TensorGroup) -> tuple[str, int]:
+        """Return what the end of loading does to the group's tensors in one layer: a name and bytes.
+
+        AWQ on Hopper's Machete kernel widens zeros from 4 to 16 bits; symmetric GPTQ drops them elsewhere (Marlin), and
+        for experts on Hopper; int4 and nvfp4 experts are padded there; latent attention in fp8 keeps a copy of K and V
+        projections in the model's dtype.
+        """
+        elements = prod(group.shape) * group.copies
+        if group.name in _LATENT and (self.copies_latent or self.fmt.name.startswith("fp8")):
+            return "latent_copies", elements * ELEMENT_BYTES[self.dtype]
+        if not self._is_scaled(group):
+            return "", 0
+        zeros = elements // 256  # half a byte per group of 128
+        hopper = self.card[0] == _HOPPER
+        if group.role == "experts":
+            return self._expert_change(group, zeros)
+        if self.fmt.name == "awq-4bit" and hopper:
+            return "widened_zeros", 3 * zeros
+        if self.fmt.name == "gptq-4bit" and not hopper:
+            return "dropped_zeros", -zeros
+        return "", 0
+
+    def _expert_change(self, group: TensorGroup, zeros: int) -> tuple[str, int]:
+        hopper = self.card[0] == _HOPPER
+        if self.fmt.name in _PADDED_AFTER_LOADING and hopper and self._has_narrow_experts(group):
+            share = _expert_share(group)
+            before = self._stack_bytes(group)
+            return "expert_padding", before * round_up(share, EXPERT_MULTIPLE) // share - before
+        if self.fmt.name == "gptq-4bit" and not self._has_narrow_experts(group):
+            biases = group.shape[0] * group.copies * ELEMENT_BYTES[self.dtype]
+            return "dropped_zeros", -biases - (zeros if hopper else 0)
+        return "", 0
+
+
+def _expert_share(group: TensorGroup) -> int:
+    """Return the width of an expert on this rank."""
+    return group.shape[0] if group.split is Split.COLUMN else group.shape[-1]
+
+
+def _add(parts: dict[str, int], name: str, n_bytes: int) -> None:
+    if n_bytes:
+        parts[name] = parts.get(name, 0) + n_bytes

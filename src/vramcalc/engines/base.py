@@ -1,0 +1,76 @@
+"""What every engine answers. An engine is bound to one model, machine, weight format and version."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from msgspec import Struct
+
+from vramcalc.ledger import Ledger
+from vramcalc.specs.machine import Machine
+from vramcalc.specs.model import ModelSpec
+from vramcalc.specs.placement import Placement
+from vramcalc.specs.workload import Workload
+
+
+class Setup(Struct, frozen=True):
+    """What an engine is bound to; a format or version of None leaves the choice to it."""
+
+    model: ModelSpec
+    machine: Machine
+    weight_format: str | None = None
+    version: str | None = None
+
+
+class Proposal(Struct, frozen=True):
+    """The engine's own defaults filled in, and who holds what."""
+
+    workload: Workload
+    placement: Placement
+    notes: tuple[str, ...] = ()
+
+
+class Budget(Struct, frozen=True):
+    """What a card holds and what the engine lets itself use of it; ``why`` says by which rule."""
+
+    capacity_bytes: int
+    budget_bytes: int
+    why: str
+
+
+class Pool(Struct, frozen=True, kw_only=True):
+    """The KV cache a paging engine sets aside, as it prints it. Blocks are its pages."""
+
+    pool_bytes: int
+    n_blocks: int
+    block_tokens: int
+    n_tokens: int
+    max_concurrency: float
+
+
+class Engine(Protocol):
+    """The forward steps of one runtime; pure."""
+
+    name: str
+    version: str  # the rule set in force, e.g. "0.33"
+    weight_format: str
+    maps_weights: bool  # weights in host memory are mapped from the file, so that more than fits can run
+
+    def propose(self, workload: Workload) -> Proposal:
+        """Fill in the defaults and place the model. Raises ``RefusedError`` for what the engine would refuse."""
+        ...
+
+    def bill(self, proposal: Proposal) -> Ledger:
+        """Return a line for everything that takes memory."""
+        ...
+
+    def budgets(self, proposal: Proposal) -> Mapping[str, Budget]:
+        """Return the budget of every GPU."""
+        ...
+
+    def pool(self, proposal: Proposal, ledger: Ledger) -> Pool | None:
+        """Return the paged KV pool, or None where the engine allocates the cache as asked."""
+        ...
+
+    def command(self, proposal: Proposal) -> tuple[str, ...]:
+        """Return the command line that realises the proposal."""
+        ...

@@ -1,0 +1,221 @@
+"""Ollama from 0.30 on: it chooses context, batch and cards, then runs llama-server, whose fit places the layers.
+
+Source:
+    Ollama 0.33 (fb30760, August 2026): llm/llama_server.go, server/sched.go, envconfig/config.go; llama.cpp 0c1e570.
+"""
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from vramcalc.engines._ggml.fit import MARGIN_BYTES, Fit, Fitted
+from vramcalc.engines._ggml.layout import lay_out
+from vramcalc.engines._ggml.placing import to_placement
+from vramcalc.engines._ggml.process import LlamaProcess
+from vramcalc.engines._ggml.run import Run
+from vramcalc.engines._ggml.settling import (
+    cache_formats,
+    cache_notes,
+    check_slots,
+    choose_format,
+    make_run,
+    uses_flash_attention,
+)
+from vramcalc.engines._ggml.weights import Weights
+from vramcalc.engines.base import Proposal, Setup
+from vramcalc.errors import RefusedError
+from vramcalc.formulas.capacity import usable_memory
+from vramcalc.ledger import HOST
+from vramcalc.specs.model import LatentAttention, ModelSpec
+from vramcalc.specs.placement import Placement
+from vramcalc.specs.workload import Workload
+from vramcalc.units import GIB, MIB
+
+NAME = "ollama"
+VERSIONS = ("0.30", "0.33")
+
+_CACHE_FORMATS = frozenset({"f16", "q8_0", "q4_0"})
+_CONTEXT_TIERS = ((47 * GIB, 262_144), (23 * GIB, 32_768), (0, 4096))  # by total VRAM
+_SINGLE_CARD_PERCENT = 80  # one card if the prediction stays below this share of its free memory
+_ENCODER_BATCH = 2048
+
+
+class _BatchTier(Struct, frozen=True):
+    """A batch, and what must be free for it: a share of memory in percent, and a surcharge."""
+
+    step_tokens: int
+    above_context: int
+    most_percent: int
+    surcharge_bytes: int
+
+
+_BATCH_TIERS = (_BatchTier(2048, 32_768, 60, 2 * GIB), _BatchTier(1024, 4096, 75, 768 * MIB))
+_LEAST_BATCH = 512
+
+
+def bind(setup: Setup) -> "Ollama":
+    """Return the engine bound to ``setup``. Raises ``RefusedError`` for a format or version it has no rules for."""
+    return Ollama(setup, _rules_for(setup.version), choose_format(setup, NAME))
+
+
+def _rules_for(version: str | None) -> str:
+    if version is None:
+        return VERSIONS[-1]
+    parts = version.strip().removeprefix("v").split(".")
+    if not all(part.isdecimal() for part in parts[:2]):
+        raise RefusedError(f"{version!r} is not a version of Ollama", f"write e.g. ollama@{VERSIONS[-1]}")
+    asked = int(parts[0]), int(parts[1]) if len(parts) > 1 else 0
+    earlier = [v for v in VERSIONS if (int(v.split(".")[0]), int(v.split(".")[1])) <= asked]
+    if not earlier:
+        raise RefusedError(
+            f"Ollama before {VERSIONS[0]} placed layers by its own estimator, which is not modelled (asked: {version})",
+            f"take ollama@{VERSIONS[0]} or later, which run llama-server",
+        )
+    return earlier[-1]
+
+
+class Ollama(LlamaProcess):
+    """Ollama bound to one model, machine, weight format and version."""
+
+    name = NAME
+
+    def propose(self, workload: Workload) -> Proposal:
+        """Fill in Ollama's defaults, choose the cards and let llama.cpp's fit place the layers."""
+        _check(workload)
+        settled = self._settle(workload)
+        devices = self._choose_cards(settled)
+        settled = replace(settled, step_tokens=workload.step_tokens or self._choose_batch(settled, devices))
+        run = make_run(self._model, self._gpus(devices), settled)
+        fitted = self._fit(settled, run, devices)
+        notes = (
+            *self._format_notes(),
+            *self._context_notes(workload, settled),
+            *cache_notes(run, self._gpus(devices), self._model),
+            *self._margin_notes(fitted, devices),
+        )
+        return Proposal(settled, to_placement(fitted.layout, devices), notes)
+
+    def command(self, proposal: Proposal) -> tuple[str, ...]:
+        """Return the ``ollama run`` that realises the proposal, with what Ollama reads from the environment."""
+        load = proposal.workload
+        settings = [f"OLLAMA_CONTEXT_LENGTH={load.n_context}"]
+        if load.n_slots != 1:
+            settings.append(f"OLLAMA_NUM_PARALLEL={load.n_slots}")
+        if load.k_format != "f16":
+            settings.append(f"OLLAMA_KV_CACHE_TYPE={load.k_format}")
+        if load.flash_attention is False:
+            settings.append("OLLAMA_FLASH_ATTENTION=0")
+        tag = self._model.ollama_tags[0] if self._model.ollama_tags else self._model.id
+        return ("env", *settings, "ollama", "run", tag)
+
+    def _settle(self, workload: Workload) -> Workload:
+        n_slots = 1 if self._model.is_encoder else workload.n_slots or workload.n_sequences or 1
+        if not self._model.is_encoder:
+            check_slots(n_slots, workload)
+        flash_attention = uses_flash_attention(self._model, self._gpus(self._machine.device_names()), workload)
+        k, v = cache_formats(self._model, workload, flash_attention=flash_attention)
+        return replace(
+            workload,
+            n_context=workload.n_context or self._default_context(),
+            n_sequences=workload.n_sequences or 1,
+            n_slots=n_slots,
+            kv_unified=False,
+            k_format=k.name,
+            v_format=k.name if workload.v_format is None else v.name,
+            flash_attention=flash_attention,
+        )
+
+    def _default_context(self) -> int:
+        """Return the context by total VRAM, at most the trained one."""
+        total = sum(usable_memory(gpu, self._machine.os).n_bytes for gpu in self._machine.gpus)
+        return min(self._model.context, next(context for least, context in _CONTEXT_TIERS if total >= least))
+
+    def _predicted(self, workload: Workload) -> int:
+        """Return Ollama's own rough prediction, which only chooses cards and batch."""
+        n_context = (workload.n_context or 0) * (workload.n_slots or 1)
+        return file_bytes(self._meter.weights) + rough_cache_bytes(self._model, n_context)
+
+    def _choose_cards(self, workload: Workload) -> tuple[str, ...]:
+        """Return the card with most free memory where the prediction fits it well, else all."""
+        devices = self._machine.device_names()
+        if len(devices) < 2:  # noqa: PLR2004 - nothing to choose
+            return devices
+        roomiest = max(devices, key=self._free)
+        if self._predicted(workload) * 100 <= self._free(roomiest) * _SINGLE_CARD_PERCENT:
+            return (roomiest,)
+        return devices
+
+    def _choose_batch(self, workload: Workload, devices: tuple[str, ...]) -> int:
+        """Return the step by total context, stepped down where memory is short."""
+        context = (workload.n_context or 0) * (workload.n_slots or 1)
+        if self._model.is_encoder:
+            return min(_ENCODER_BATCH, workload.n_context or _ENCODER_BATCH)
+        predicted, free = self._predicted(workload), sum(map(self._free, devices))
+        for tier in _BATCH_TIERS:
+            has_share = predicted * 100 <= free * tier.most_percent
+            has_room = (predicted + tier.surcharge_bytes) * 100 <= free * _SINGLE_CARD_PERCENT
+            if context > tier.above_context and has_share and has_room and workload.flash_attention:
+                return tier.step_tokens
+        return _LEAST_BATCH
+
+    def _fit(self, workload: Workload, run: Run, devices: tuple[str, ...]) -> Fitted:
+        n_layers = self._model.layers.n_layers
+        if not devices:
+            return Fitted(lay_out(n_layers, 0, ()), run)
+        free = tuple(self._free(device) for device in devices)
+        asked = workload.gpu_layers
+        fixed = None if asked is None else lay_out(n_layers, asked, free)
+        return Fit(self._meter, free, run, is_context_free=False, fixed=fixed).solve()
+
+    def _devices(self, placement: Placement) -> tuple[str, ...]:
+        """Return the cards of a placement: the one that holds everything, or all."""
+        used = {*placement.layers, placement.output_device} - {HOST}
+        return tuple(used) if len(used) == 1 else self._machine.device_names()
+
+    def _context_notes(self, workload: Workload, settled: Workload) -> Iterator[str]:
+        if workload.n_context is None:
+            yield f"Ollama takes {settled.n_context} tokens of context by the machine's VRAM, as none was asked for"
+        if not self._model.ollama_tags:
+            yield f"no Ollama tag of {self._model.name} is known: the command names its id here"
+        if self._model.is_encoder and (workload.n_sequences or 1) > 1:
+            yield "Ollama gives an embedding model one slot: requests run one after another"
+
+    def _margin_notes(self, fitted: Fitted, devices: tuple[str, ...]) -> Iterator[str]:
+        reading = self._meter.read(fitted.layout, fitted.run)
+        for number, device in enumerate(devices):
+            left = self._free(device) - reading.total(number)
+            if left < MARGIN_BYTES:
+                yield f"{left // MIB} MiB stay free on {device}, less than llama.cpp's margin of 1024 MiB"
+
+
+def file_bytes(weights: Weights) -> int:
+    """Return the bytes of the GGUF's tensors; a tied head is not stored twice."""
+    tensors = [*weights.entrance, *weights.shared, *(w for layer in weights.layers for w in layer.values())]
+    return sum(w.host_bytes for w in (*tensors, *(w for w in weights.output if not w.is_copy)))
+
+
+def rough_cache_bytes(model: ModelSpec, n_context: int) -> int:
+    """Return Ollama's estimate of the cache: K and V in f16 of every layer, heads of width hidden / heads.
+
+    Source: Ollama 0.33, llm/llama_server.go, PredictServerVRAM.
+    """
+    attentions = [kind.attention for kind in model.layers.kinds.values()]
+    kv_heads = min(1 if isinstance(a, LatentAttention) else a.n_kv_heads for a in attentions)
+    head_dim = model.hidden_dim // max(a.n_heads for a in attentions)
+    return 2 * model.layers.n_layers * kv_heads * head_dim * n_context * 2
+
+
+def _check(workload: Workload) -> None:
+    """Raise ``RefusedError`` for llama.cpp's settings that Ollama has no switch for."""
+    if workload.cpu_moe is not None:
+        raise RefusedError("Ollama cannot keep experts in host memory by layer", "use --engine llama.cpp")
+    if workload.kv_unified:
+        raise RefusedError("Ollama runs llama-server with separate streams", "leave --kv-unified out")
+    if workload.swa_full:
+        raise RefusedError("Ollama has no switch for full-size sliding caches", "use --engine llama.cpp")
+    if None not in (workload.k_format, workload.v_format) and workload.k_format != workload.v_format:
+        raise RefusedError("Ollama has one type for K and V", f"give one: --kv-type {workload.k_format}")
+    for name in (workload.k_format, workload.v_format):
+        if name is not None and name not in _CACHE_FORMATS and not name.startswith("fp8"):
+            raise RefusedError(f"Ollama's cache is f16, q8_0 or q4_0, not {name}", "take q8_0: --kv-type q8_0")

@@ -1,0 +1,229 @@
+"""vLLM: a share of the card's total memory; what weights and one profiled step leave of it is the KV cache.
+
+Source:
+    vLLM 0.33, v1/worker/gpu_worker.py, v1/worker/utils.py, config, v1/core; older rule sets as their docstrings say.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+from vramcalc.engines._vllm import billing
+from vramcalc.engines._vllm.command import serve_command
+from vramcalc.engines._vllm.fitted import StepShape
+from vramcalc.engines._vllm.formats import ChosenFormat, cache_format, choose_format
+from vramcalc.engines._vllm.parallel import Parallel, choose_parallel
+from vramcalc.engines._vllm.pool import CachePlan, plan_cache
+from vramcalc.engines._vllm.proposing import fill_in, place, read_parallel, write_notes
+from vramcalc.engines._vllm.rules import RULE_SETS, RuleSet, block_tokens, capability, n_graph_sizes, rules_for
+from vramcalc.engines._vllm.weights import RankWeights, WeightRules
+from vramcalc.engines.base import Budget, Pool, Proposal, Setup
+from vramcalc.errors import RefusedError
+from vramcalc.formulas.capacity import usable_memory
+from vramcalc.ledger import Component, Ledger, Line
+from vramcalc.specs.formats import FP8, BlockFormat
+from vramcalc.specs.gpu import GpuSpec
+from vramcalc.specs.workload import Workload
+from vramcalc.units import ceil_div
+
+NAME = "vllm"
+VERSIONS = tuple(rules.version for rules in RULE_SETS)
+
+_VENDORS = frozenset({"nvidia", "amd", "hypothetical"})
+_HOPPER = 9
+_LAST_PADDED_WIDE = "0.22"  # up to here the Triton kernel of mxfp4 rounded experts up to 256
+
+
+def bind(setup: Setup) -> "Vllm":
+    """Return the engine bound to ``setup``. Raises ``RefusedError`` for a card, version or format it cannot run."""
+    for gpu in setup.machine.gpus:
+        if gpu.vendor not in _VENDORS:
+            raise RefusedError(f"no rules are known for vLLM on {gpu.name}", "take an NVIDIA card, or --engine ollama")
+    smallest = min(setup.machine.gpus, key=capability)
+    return Vllm(setup, rules_for(setup.version), choose_format(setup.model, smallest, setup.weight_format))
+
+
+class Vllm:
+    """vLLM bound to one model, machine, weight format and version."""
+
+    name = NAME
+    maps_weights = False
+
+    def __init__(self, setup: Setup, rules: RuleSet, chosen: ChosenFormat) -> None:
+        self.version = rules.version
+        self.weight_format = chosen.name
+        self._model = setup.model
+        self._machine = setup.machine
+        self._rules = rules
+        self._chosen = chosen
+        self._weights: dict[Parallel, tuple[RankWeights, ...]] = {}
+        self._plans: dict[tuple[BlockFormat, Parallel, int], CachePlan] = {}
+
+    @cached_property
+    def _card(self) -> GpuSpec:
+        """The card that sets defaults and kernels: the least able, then the smallest."""
+        system = self._machine.os
+        return min(self._machine.gpus, key=lambda gpu: (capability(gpu), usable_memory(gpu, system).n_bytes))
+
+    def propose(self, workload: Workload) -> Proposal:
+        """Fill in the defaults and place the model. Raises ``RefusedError`` for what vLLM would refuse."""
+        cache_format(self._model, self._card, self._chosen.dtype, workload)
+        parallel = choose_parallel(self._model, self._chosen.fmt, self._machine, workload)
+        settled = fill_in(self._model, self._card, self._rules, workload, parallel)
+        notes = write_notes(self._model, self._machine, self._chosen, self._rules, settled)
+        return Proposal(settled, place(self._model, self._machine, parallel), notes)
+
+    def bill(self, proposal: Proposal) -> Ledger:
+        """Return the lines of every rank; the ranks of a stage differ only where their cards do."""
+        parallel = read_parallel(proposal.placement)
+        lines: list[Line] = []
+        alike: dict[tuple[int, str], tuple[Line, ...]] = {}
+        for rank, device in enumerate(self._machine.device_names()[: parallel.n_ranks]):
+            stage, gpu = parallel.stage_of(rank), self._machine.gpu(device)
+            if (stage, gpu.id) not in alike:
+                alike[stage, gpu.id] = tuple(self._rank_lines(proposal.workload, parallel, stage, gpu))
+            lines += [line.on(device) for line in alike[stage, gpu.id]]
+        if proposal.workload.cpu_offload_bytes:
+            stages = self._stage_weights(parallel)
+            held = (stages[parallel.stage_of(rank)].n_bytes for rank in range(parallel.n_ranks))
+            lines.append(billing.host_line(sum(min(proposal.workload.cpu_offload_bytes, n) for n in held)))
+        return Ledger.of(lines)
+
+    def budgets(self, proposal: Proposal) -> Mapping[str, Budget]:
+        """Return each card's budget: its total times the share, rounded up.
+
+        ``kv_cache_memory_bytes`` sets the share aside: the budget is then that cache and all else the engine needs.
+
+        Source:
+            vLLM 0.33, v1/worker/utils.py, request_memory.
+        """
+        budgets = {}
+        fixed = proposal.workload.kv_cache_memory_bytes
+        ledger = self.bill(proposal) if fixed is not None else Ledger(())
+        for device in self._machine.device_names():
+            capacity = usable_memory(self._machine.gpu(device), self._machine.os)
+            if fixed is not None:
+                why = "the KV cache as set, and what the engine needs beside it"
+                budgets[device] = Budget(capacity.n_bytes, fixed + _beside_cache(ledger, device), why)
+                continue
+            share = proposal.workload.memory_share or self._rules.memory_share
+            why = f"{float(share):g} of the total, rounded up; the total is {capacity.why}"
+            budgets[device] = Budget(capacity.n_bytes, math.ceil(capacity.n_bytes * share), why)
+        return budgets
+
+    def pool(self, proposal: Proposal, ledger: Ledger) -> Pool | None:
+        """Return the cache vLLM would set aside: what the best figures leave, in blocks of the poorest rank.
+
+        Encoders cache nothing. The reported tokens are concurrency x context, before 0.26 blocks x block size.
+        """
+        parallel = read_parallel(proposal.placement)
+        plan = self._cache_plan(proposal.workload, parallel)
+        if not plan.groups:
+            return None
+        sizes = []
+        budgets = self.budgets(proposal)
+        for rank, device in enumerate(self._machine.device_names()[: parallel.n_ranks]):
+            room = max(0, budgets[device].budget_bytes - _beside_cache(ledger, device))
+            sizes.append((room // plan.block_bytes[parallel.stage_of(rank)], room))
+        n_blocks = min(blocks for blocks, _ in sizes)
+        context = proposal.workload.n_context or self._model.context
+        per_request = plan.blocks_per_request(context)
+        if self._rules.reports_by_concurrency:
+            n_tokens = n_blocks * context // per_request
+        else:
+            n_tokens = n_blocks // len(plan.groups) * plan.block_tokens
+        return Pool(
+            pool_bytes=min(room for _, room in sizes),
+            n_blocks=n_blocks,
+            block_tokens=plan.block_tokens,
+            n_tokens=n_tokens,
+            max_concurrency=n_blocks / per_request,
+        )
+
+    def fitted_context(self, proposal: Proposal, pool: Pool) -> int:
+        """Return what ``--max-model-len auto`` would settle on: the longest context of one request the pool holds.
+
+        Source:
+            vLLM 0.33, v1/core/kv_cache_utils.py, _auto_fit_max_model_len: never above the trained context.
+        """
+        plan = self._cache_plan(proposal.workload, read_parallel(proposal.placement))
+        return plan.fitted_context(pool.n_blocks, self._model.context)
+
+    def command(self, proposal: Proposal) -> tuple[str, ...]:
+        """Return ``vllm serve`` with the context and what differs from its defaults."""
+        return serve_command(self._model, self._card, self._chosen, self._rules, proposal)
+
+    def _stage_weights(self, parallel: Parallel) -> tuple[RankWeights, ...]:
+        found = self._weights.get(parallel)
+        if found is None:
+            triton = capability(self._card)[0] == _HOPPER
+            wide = VERSIONS.index(self.version) <= VERSIONS.index(_LAST_PADDED_WIDE)
+            rules = WeightRules(
+                model=self._model,
+                fmt=self._chosen.fmt,
+                dtype=self._chosen.dtype,
+                card=capability(self._card),
+                expert_multiple=(256 if wide else 64) if triton else 128,
+                hidden_multiple=1 if triton else 256,
+                copies_latent=self._rules.copies_latent,
+            )
+            found = rules.stages(parallel.tensor, parallel.pipeline, whole_experts=parallel.whole_experts)
+            self._weights[parallel] = found
+        return found
+
+    def _cache_plan(self, workload: Workload, parallel: Parallel) -> CachePlan:
+        fmt = cache_format(self._model, self._card, self._chosen.dtype, workload)
+        steps = parallel.pipeline + 1 if self._rules.reports_by_concurrency else 1
+        in_flight = steps * (workload.step_tokens or 0)
+        key = (fmt, parallel, in_flight)
+        if key not in self._plans:
+            order = self._model.layers.order()
+            card = capability(self._card)
+            self._plans[key] = plan_cache(
+                [self._model.layers.kinds[name].attention for name in order],
+                element_bytes=fmt.block_bytes,
+                block_tokens=lambda attention: block_tokens(self._model, attention, card, fp8_cache=fmt is FP8),
+                tensor_parallel=parallel.tensor,
+                stages=parallel.stages(len(order)),
+                in_flight=in_flight,
+            )
+        return self._plans[key]
+
+    def _rank_lines(self, workload: Workload, parallel: Parallel, stage: int, gpu: GpuSpec) -> Iterator[Line]:
+        weights = self._stage_weights(parallel)[stage]
+        yield billing.weight_line(weights, min(workload.cpu_offload_bytes, weights.n_bytes))
+        plan = self._cache_plan(workload, parallel)
+        if plan.groups:
+            sequences = ceil_div(workload.n_sequences or 1, parallel.data)
+            blocks = plan.blocks_per_request(workload.n_context or self._model.context)
+            yield billing.cache_line(billing.CacheNeed(sequences, blocks, plan.block_bytes[stage]))
+        yield from self._step_lines(workload, parallel, stage, gpu)
+        has_head = stage == parallel.pipeline - 1
+        yield billing.growth_line(gpu, parallel.tensor, self._rules, has_head=has_head)
+        yield from billing.runtime_lines(gpu, parallel.tensor * parallel.pipeline)
+
+    def _step_lines(self, workload: Workload, parallel: Parallel, stage: int, gpu: GpuSpec) -> Iterator[Line]:
+        tokens, ceiling = workload.step_tokens or 0, workload.max_num_seqs or 0
+        has_head = stage == parallel.pipeline - 1 and self._model.head != "none"
+        shape = StepShape(
+            model=self._model,
+            fmt=self._chosen.fmt,
+            dtype=self._chosen.dtype,
+            step_tokens=tokens,
+            sampled_rows=min(ceiling, tokens) if has_head else 0,
+            tensor_parallel=parallel.tensor,
+            is_piped=parallel.pipeline > 1,
+            whole_experts=parallel.whole_experts,
+        )
+        measured = gpu.vendor == "nvidia" and not self._model.is_encoder
+        yield billing.activation_line(shape, self._rules, is_measured=measured)
+        if not workload.enforce_eager:
+            n_layers = len(parallel.stages(self._model.layers.n_layers)[stage])
+            n_sizes = n_graph_sizes(self._model, capability(self._card), ceiling)
+            yield billing.graph_line(shape, n_layers, n_sizes, self._rules, is_measured=measured)
+
+
+def _beside_cache(ledger: Ledger, device: str) -> int:
+    """Return the best figure of all that counts against a device's budget but the cache."""
+    lines = ledger.on(device).inside_budget().lines
+    return sum(line.n_bytes for line in lines if line.component is not Component.KV_CACHE)

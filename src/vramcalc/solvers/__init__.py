@@ -1,0 +1,1 @@
+"""Inverse questions, all answered by searching the one forward walk."""

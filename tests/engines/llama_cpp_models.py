@@ -1,0 +1,153 @@
+"""The shapes behind the measured rows, from their hyper-parameters."""
+
+from typing import Any, Literal
+
+from vramcalc.ledger import Basis
+from vramcalc.specs.model import (
+    Attention,
+    BidirectionalAttention,
+    CountFact,
+    ExtraTensor,
+    FullAttention,
+    GatedMlp,
+    LatentAttention,
+    LayerKind,
+    LayerStack,
+    Mlp,
+    ModelSpec,
+    MoeMlp,
+    PlainMlp,
+    SlidingAttention,
+)
+
+
+def full(heads: int, kv_heads: int, head_dim: int, **traits: Any) -> FullAttention:
+    return FullAttention(kind="full", n_heads=heads, n_kv_heads=kv_heads, head_dim=head_dim, **traits)
+
+
+def windowed(a: FullAttention, window: int, *, gguf_window: bool = True) -> SlidingAttention:
+    facts = {"kind": "sliding", "window": window, "gguf_window": gguf_window}
+    return SlidingAttention(**(a.model_dump() | facts))
+
+
+def gated(ff_dim: int, *, fused: bool = False) -> GatedMlp:
+    return GatedMlp(kind="gated", ff_dim=ff_dim, fused=fused)
+
+
+def stack(n_layers: int, attention: Attention, mlp: Mlp) -> LayerStack:
+    return LayerStack(n_layers=n_layers, kinds={"layer": LayerKind(attention=attention, mlp=mlp)})
+
+
+def alternating(n_layers: int, a: FullAttention, window: int, every: int, mlp: Mlp, n_norms: int) -> LayerStack:
+    kinds = {
+        "window": LayerKind(attention=windowed(a, window), mlp=mlp, n_norms=n_norms),
+        "full": LayerKind(attention=a, mlp=mlp, n_norms=n_norms),
+    }
+    return LayerStack(n_layers=n_layers, kinds=kinds, pattern=("window",) * (every - 1) + ("full",))
+
+
+def latent(n_heads: int, query_rank: int | None) -> LatentAttention:
+    return LatentAttention(
+        kind="latent",
+        n_heads=n_heads,
+        query_rank=query_rank,
+        latent_dim=512,
+        rope_dim=64,
+        nope_dim=128,
+        v_head_dim=128,
+    )
+
+
+def deepseek(n_layers: int, a: LatentAttention, n_dense: int, ff_dim: int, moe: MoeMlp) -> LayerStack:
+    kinds = {"dense": LayerKind(attention=a, mlp=gated(ff_dim)), "moe": LayerKind(attention=a, mlp=moe)}
+    return LayerStack(n_layers=n_layers, kinds=kinds, first=("dense",) * n_dense, pattern=("moe",))
+
+
+def experts(n: int, active: int, ff_dim: int, **traits: Any) -> MoeMlp:
+    return MoeMlp(kind="moe", n_experts=n, n_active_experts=active, ff_dim=ff_dim, **traits)
+
+
+def model(
+    name: str,
+    hidden: int,
+    vocabulary: int,
+    context: int,
+    layers: LayerStack,
+    *,
+    head: Literal["separate", "tied", "none"] = "separate",
+    **traits: Any,
+) -> ModelSpec:
+    return ModelSpec(
+        id=name.lower(),
+        name=name,
+        family=name,
+        parameters=CountFact(total=1, basis=Basis.ASSUMED, source="not used here"),
+        context=context,
+        license="not used here",
+        released="2025-01",
+        dtype="bf16",
+        vocabulary=vocabulary,
+        hidden_dim=hidden,
+        head=head,
+        layers=layers,
+        source="published config.json",
+        **traits,
+    )
+
+
+def _bge_m3() -> ModelSpec:
+    attention = BidirectionalAttention(
+        kind="bidirectional", n_heads=16, n_kv_heads=16, head_dim=64, qkv_bias=True, output_bias=True
+    )
+    extras = (
+        ExtraTensor(name="position_embd", role="embedding", shape=(8192, 1024)),
+        ExtraTensor(name="token_types", role="embedding", shape=(1, 1024)),
+        ExtraTensor(name="token_embd_norm.weight", role="norm", shape=(1024,)),
+        ExtraTensor(name="token_embd_norm.bias", role="norm", shape=(1024,)),
+    )
+    layers = stack(24, attention, PlainMlp(kind="plain", ff_dim=4096, bias=True))
+    return model(
+        "bge-m3", 1024, 250_002, 8192, layers, head="none", norm="layer", final_norm=False, extra_tensors=extras
+    )
+
+
+_LLAMA = full(32, 8, 128)
+_QWEN2 = {"qkv_bias": True}
+_QWEN3 = {"qk_norm": "per_head"}
+_GPT_OSS = full(64, 8, 64, qkv_bias=True, output_bias=True, sinks=True)
+_OSS_EXPERTS = experts(32, 4, 2880, expert_bias=True, router_bias="parameter")
+_V2_EXPERTS = experts(64, 6, 1408, shared_ff_dim=2816)
+_V3_EXPERTS = experts(256, 8, 2048, shared_ff_dim=2048, router_bias="buffer")
+_GEMMA_4B, _GEMMA_27B = full(8, 4, 256, qk_norm="per_head"), full(32, 16, 128, qk_norm="per_head")
+
+MODELS = {
+    m.name: m
+    for m in (
+        model("Llama-3.1-8B", 4096, 128_256, 131_072, stack(32, _LLAMA, gated(14336)), gguf_rope_factors=64),
+        model("Qwen3-8B", 4096, 151_936, 40_960, stack(36, full(32, 8, 128, **_QWEN3), gated(12288))),
+        model("Llama-3.3-70B", 8192, 128_256, 131_072, stack(80, full(64, 8, 128), gated(28672)), gguf_rope_factors=64),
+        model("Qwen2.5-7B", 3584, 152_064, 32_768, stack(28, full(28, 4, 128, **_QWEN2), gated(18944))),
+        model("Mistral-7B-v0.3", 4096, 32_768, 32_768, stack(32, _LLAMA, gated(14336))),
+        model("Phi-4", 5120, 100_352, 16_384, stack(40, full(40, 10, 128, fused=True), gated(17920, fused=True))),
+        model("Gemma-3-4b", 2560, 262_144, 131_072, alternating(34, _GEMMA_4B, 1024, 6, gated(10240), 4), head="tied"),
+        model(
+            "Gemma-3-27b", 5376, 262_144, 131_072, alternating(62, _GEMMA_27B, 1024, 6, gated(21504), 4), head="tied"
+        ),
+        model("gpt-oss-20b", 2880, 201_088, 131_072, alternating(24, _GPT_OSS, 128, 2, _OSS_EXPERTS, 2)),
+        model("Qwen3-30B-A3B", 2048, 151_936, 40_960, stack(48, full(32, 4, 128, **_QWEN3), experts(128, 8, 768))),
+        model("Mixtral-8x7B", 4096, 32_000, 32_768, stack(32, _LLAMA, experts(8, 2, 14336))),
+        model("DeepSeek-V2-Lite", 2048, 102_400, 163_840, deepseek(27, latent(16, None), 1, 10944, _V2_EXPERTS)),
+        model("DeepSeek-V3", 7168, 129_280, 163_840, deepseek(61, latent(128, 1536), 3, 18432, _V3_EXPERTS)),
+        model("Qwen2-0.5B", 896, 151_936, 32_768, stack(24, full(14, 2, 64, **_QWEN2), gated(4864)), head="tied"),
+        model(
+            "Llama-3.2-3B",
+            3072,
+            128_256,
+            131_072,
+            stack(28, full(24, 8, 128), gated(8192)),
+            head="tied",
+            gguf_rope_factors=64,
+        ),
+        _bge_m3(),
+    )
+}

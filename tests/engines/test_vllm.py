@@ -1,0 +1,539 @@
+"""vLLM's rules against its own code's figures and against logs.
+
+Sources of the tables beside this file:
+    vllm_kv.csv, vllm_weights.csv, vllm_defaults.csv: vLLM 0.33.0's own planner, model classes and argument defaults,
+        run from the released wheel with the card's identity pretended
+    vllm_logs.csv: complete logs on H100 published by llm-d-planner, a row's source in its last column
+"""
+
+import csv
+import statistics
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from tests.arithmetic import evaluate
+from tests.engines.vllm_models import GPUS, MODELS, gated, gqa, machine, model, moe, uniform
+
+from vramcalc.engines import vllm
+from vramcalc.engines._vllm.rules import capability, n_graph_sizes
+from vramcalc.engines.base import Pool, Proposal, Setup
+from vramcalc.engines.vllm import Vllm, bind
+from vramcalc.errors import RefusedError, UnknownNameError
+from vramcalc.ledger import HOST, Component, Ledger, Line
+from vramcalc.specs.gpu import GpuSpec
+from vramcalc.specs.machine import Machine
+from vramcalc.specs.workload import Workload
+from vramcalc.units import GIB, MIB
+
+HERE = Path(__file__).parent
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with (HERE / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def number(text: str) -> int | None:
+    return int(text) if text else None
+
+
+def engine(name: str, gpu: str = "h100", n: int = 1, fmt: str | None = None, version: str | None = None) -> Vllm:
+    return bind(Setup(MODELS[name], machine(gpu, n), fmt or None, version))
+
+
+def settled(bound: Vllm, **workload: Any) -> tuple[Proposal, Ledger]:
+    proposal = bound.propose(Workload(**workload))
+    return proposal, bound.bill(proposal)
+
+
+def pool_of(bound: Vllm, **workload: Any) -> Pool:
+    proposal, ledger = settled(bound, **workload)
+    pool = bound.pool(proposal, ledger)
+    assert pool
+    return pool
+
+
+def the_line(ledger: Ledger, device: str, *words: str, component: Component | None = None) -> Line:
+    found = [
+        line
+        for line in ledger.on(device).lines
+        if all(word in line.why for word in words) and component in (None, line.component)
+    ]
+    assert len(found) == 1, [line.why for line in ledger.on(device).lines]
+    return found[0]
+
+
+def weights_of(ledger: Ledger, device: str = "gpu0") -> Line:
+    return the_line(ledger, device, component=Component.WEIGHTS)
+
+
+def _row_id(row: dict[str, str]) -> str:
+    return "-".join(row[key] or "own" for key in list(row)[:5])
+
+
+# ---- against the engine's own code
+
+
+@pytest.mark.parametrize("row", rows("vllm_kv.csv"), ids=_row_id)
+def test_the_pool_is_the_planners(row: dict[str, str]) -> None:
+    tensor, pipeline = int(row["tp"]), int(row["pp"])
+    bound = engine(row["model"], row["gpu"], tensor * pipeline)
+    proposal, ledger = settled(
+        bound,
+        n_context=int(row["max_model_len"]),
+        step_tokens=int(row["max_num_batched_tokens"]),
+        max_num_seqs=int(row["max_num_seqs"]),
+        tensor_parallel=tensor,
+        pipeline_parallel=pipeline,
+        k_format=row["kv_cache_dtype"],
+        kv_cache_memory_bytes=int(row["avail_bytes_per_gpu"]),
+    )
+    pool = bound.pool(proposal, ledger)
+    least = max(line.n_bytes for line in ledger.of_component(Component.KV_CACHE).lines)
+
+    assert pool
+    assert pool.block_tokens == int(row["block_size"])
+    assert least == int(row["min_bytes_to_start"])
+    assert (least <= pool.pool_bytes) == (row["starts"] == "1")
+    assert bound.fitted_context(proposal, pool) == int(row["autofit_max_model_len"])
+    if row["starts"] == "1":
+        assert pool.n_blocks == int(row["num_blocks"])
+        assert pool.n_tokens == int(row["kv_cache_size_tokens"])
+        assert pool.max_concurrency == pytest.approx(float(row["max_concurrency"]), abs=2e-6)
+
+
+@pytest.mark.parametrize("row", rows("vllm_weights.csv"), ids=_row_id)
+def test_weights_are_those_of_the_model_classes(row: dict[str, str]) -> None:
+    tensor, pipeline = int(row["tp"]), int(row["pp"])
+    bound = engine(row["model"], row["gpu"], tensor * pipeline, row["weight_format"])
+    _, ledger = settled(bound, n_context=128, tensor_parallel=tensor, pipeline_parallel=pipeline)
+    line = weights_of(ledger, f"gpu{int(row['pp_rank']) * tensor}")
+    changes = ("latent_copies", "widened_zeros", "dropped_zeros", "expert_padding")
+    before = sum(n for name, n in line.values.items() if name not in changes)
+
+    assert before == pytest.approx(int(row["bytes_before"]), rel=5e-4)
+    if int(row["bytes_after"] or 0):
+        assert line.n_bytes == pytest.approx(int(row["bytes_after"]), rel=5e-3)
+
+
+@pytest.mark.parametrize("row", rows("vllm_defaults.csv"), ids=_row_id)
+def test_defaults_are_those_of_serve(row: dict[str, str]) -> None:
+    tensor, pipeline = int(row["tp"]), int(row["pp"])
+    asked = Workload(
+        n_context=number(row["max_model_len"]),
+        max_num_seqs=number(row["set_max_num_seqs"]),
+        k_format=row["kv_cache_dtype"],
+        tensor_parallel=tensor,
+        pipeline_parallel=pipeline,
+        enforce_eager=row["enforce_eager"] == "True",
+    )
+    if row["outcome"] == "refused":
+        with pytest.raises(RefusedError):
+            engine(row["model"], row["gpu"], tensor * pipeline).propose(asked)
+        return
+    bound = engine(row["model"], row["gpu"], tensor * pipeline)
+    proposal = bound.propose(asked)
+    filled = proposal.workload
+
+    assert filled.step_tokens == int(row["max_num_batched_tokens"])
+    assert filled.max_num_seqs == int(row["max_num_seqs"])
+    assert filled.memory_share == Fraction(92, 100)
+    if not filled.enforce_eager:
+        card = capability(GPUS[row["gpu"]])
+        assert n_graph_sizes(MODELS[row["model"]], card, filled.max_num_seqs) == int(row["n_capture_sizes"])
+    if row["block_size"]:
+        pool = bound.pool(proposal, bound.bill(proposal))
+        assert pool
+        assert pool.block_tokens == int(row["block_size"])
+
+
+# ---- against logs
+
+
+@cache
+def replayed() -> list[tuple[dict[str, str], Ledger, Pool]]:
+    runs = []
+    for row in rows("vllm_logs.csv"):
+        tensor, pipeline = int(row["tp"]), int(row["pp"])
+        bound = engine(row["model"], "h100", tensor * pipeline, row["weight_format"], row["version"])
+        proposal, ledger = settled(
+            bound,
+            n_context=min(int(row["max_model_len"]), MODELS[row["model"]].context),
+            step_tokens=8192,
+            max_num_seqs=1024,
+            tensor_parallel=tensor,
+            pipeline_parallel=pipeline,
+            k_format=row["kv_cache_dtype"],
+            memory_share=Fraction(row["memory_share"]),
+        )
+        pool = bound.pool(proposal, ledger)
+        assert pool
+        runs.append((row, ledger, pool))
+    return runs
+
+
+def errors(printed: str, ours: str) -> list[float]:
+    found = []
+    for row, ledger, pool in replayed():
+        if not row[printed] or not float(row[printed]):
+            continue
+        value = pool.pool_bytes if ours == "pool" else the_line(ledger, "gpu0", ours).n_bytes
+        found.append(abs(value / GIB / float(row[printed]) - 1))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("printed", "ours", "median", "mean", "worst"),
+    [
+        pytest.param("activation_gib", "activation peak", 0.005, 0.01, 0.02, id="activation peak"),
+        pytest.param(
+            "weights_gib", "parameters", 0.001, 0.005, 0.04, id="weights; gpt-oss was padded otherwise in 0.19"
+        ),
+        pytest.param("kv_gib", "pool", 0.002, 0.01, 0.02, id="KV pool"),
+        pytest.param("graphs_gib", "CUDA graphs", 0.08, 0.1, 0.4, id="CUDA graphs as captured"),
+        pytest.param("non_torch_gib", "growth", 0.01, 0.08, 0.5, id="growth outside PyTorch"),
+    ],
+)
+def test_logs_agree(printed: str, ours: str, median: float, mean: float, worst: float) -> None:
+    found = errors(printed, ours)
+
+    assert len(found) >= 30
+    assert statistics.median(found) <= median
+    assert statistics.mean(found) <= mean
+    assert max(found) <= worst
+
+
+def test_logged_figures_lie_in_the_ranges() -> None:
+    outside = []
+    for row, ledger, _ in replayed():
+        for printed, words in (("activation_gib", "activation peak"), ("non_torch_gib", "growth")):
+            line, logged = the_line(ledger, "gpu0", words), float(row[printed])
+            if logged > 0 and not line.low_bytes / GIB - 0.01 <= logged <= line.high_bytes / GIB + 0.01:
+                outside.append((row["id"], printed))
+
+    assert outside == []
+
+
+# ---- exact figures
+
+
+@pytest.mark.parametrize(
+    ("name", "fmt", "n_bytes"),
+    [
+        pytest.param("Llama-3.1-8B", "bf16", 16_060_522_496 + 33_554_432 + 32 * 24, id="parameters + rope + 32 x 24"),
+        pytest.param(
+            "Llama-3.1-8B", "fp8-block", 9_116_459_776, id="16-bit ends + 8-bit layers + a scale per 128 x 128"
+        ),
+    ],
+)
+def test_weights_to_the_byte(name: str, fmt: str, n_bytes: int) -> None:
+    _, ledger = settled(engine(name, fmt=fmt), n_context=128)
+
+    assert weights_of(ledger).n_bytes == n_bytes
+
+
+def test_a_request_needs_its_blocks_and_the_null_block() -> None:
+    _, ledger = settled(engine("Llama-3.1-8B"), n_context=4096, n_sequences=3)
+
+    assert ledger.of_component(Component.KV_CACHE).n_bytes == (3 * 256 + 1) * 2_097_152
+
+
+def test_a_window_reserves_for_every_token_in_flight() -> None:
+    _, small = settled(engine("Gemma-3-27B"), n_context=32768, step_tokens=2048)
+    _, large = settled(engine("Gemma-3-27B"), n_context=32768, step_tokens=8192)
+
+    # 2048 full blocks + 6 groups of ceil((1023 + 2 x step) / 16) + 1, and the null block
+    assert small.of_component(Component.KV_CACHE).n_bytes == (2048 + 6 * (320 + 1) + 1) * 1_310_720
+    assert large.of_component(Component.KV_CACHE).n_bytes == (2048 + 6 * (1088 + 1) + 1) * 1_310_720
+
+
+@pytest.mark.parametrize(
+    ("version", "rule_set", "share", "graphs_inside"),
+    [
+        pytest.param("0.15.1", "0.11", "0.9", False, id="nearest earlier"),
+        pytest.param("0.19.0", "0.19", "0.9", False, id="named"),
+        pytest.param("0.21", "0.21", "0.9", True, id="graphs move in"),
+        pytest.param("0.25.3", "0.22", "0.92", True, id="larger share"),
+        pytest.param("v0.99", "0.33", "0.92", True, id="newer than known"),
+    ],
+)
+def test_versions_change_the_rules(version: str, rule_set: str, share: str, graphs_inside: bool) -> None:
+    bound = engine("Llama-3.1-8B", version=version)
+    proposal, ledger = settled(bound, n_context=8192)
+
+    assert bound.version == rule_set
+    assert proposal.workload.memory_share == Fraction(share)
+    assert the_line(ledger, "gpu0", "CUDA graphs").outside_budget is not graphs_inside
+
+
+def test_versions_are_oldest_first() -> None:
+    assert list(vllm.VERSIONS) == sorted(vllm.VERSIONS)
+    assert engine("Llama-3.1-8B").version == vllm.VERSIONS[-1]
+
+
+def test_the_budget_is_a_share_of_the_total_rounded_up() -> None:
+    bound = engine("Llama-3.1-8B")
+    budget = bound.budgets(bound.propose(Workload(n_context=128)))["gpu0"]
+
+    assert budget.capacity_bytes == 85_029_617_664
+    assert budget.budget_bytes == -(-85_029_617_664 * 92 // 100)
+
+
+def test_a_cache_set_in_bytes_is_taken_as_it_is_even_where_weights_do_not_fit() -> None:
+    bound = engine("Llama-3.3-70B", "rtx4090")
+    proposal, ledger = settled(bound, n_context=4096, kv_cache_memory_bytes=8 * GIB)
+    pool = bound.pool(proposal, ledger)
+
+    assert pool
+    assert pool.pool_bytes == 8 * GIB
+    assert pool.n_blocks == 8 * GIB // 5_242_880
+    assert bound.budgets(proposal)["gpu0"].budget_bytes > bound.budgets(proposal)["gpu0"].capacity_bytes
+
+
+def test_weights_that_do_not_fit_leave_no_blocks() -> None:
+    assert pool_of(engine("Llama-3.3-70B", "rtx4090"), n_context=4096).n_blocks == 0
+
+
+def test_an_encoder_caches_nothing_and_takes_a_whole_prompt_per_step() -> None:
+    bound = engine("bge-m3", "rtx4090")
+    proposal, ledger = settled(bound)
+
+    assert bound.weight_format == "f16"
+    assert proposal.workload.step_tokens == 8192
+    assert not ledger.of_component(Component.KV_CACHE).lines
+    assert bound.pool(proposal, ledger) is None
+
+
+def test_eager_mode_has_no_graphs() -> None:
+    _, ledger = settled(engine("Llama-3.1-8B"), n_context=128, enforce_eager=True)
+
+    assert not [line for line in ledger.lines if "graphs" in line.why]
+
+
+def test_offloaded_weights_move_to_the_host() -> None:
+    _, plain = settled(engine("Llama-3.1-8B", n=2), n_context=128)
+    _, ledger = settled(engine("Llama-3.1-8B", n=2), n_context=128, cpu_offload_bytes=GIB)
+
+    assert ledger.on(HOST).n_bytes == 2 * GIB
+    assert weights_of(plain).n_bytes - weights_of(ledger).n_bytes == GIB
+
+
+def hypothetical(size: int) -> GpuSpec:
+    facts = {"id": "11776MiB", "name": "11776 MiB", "vendor": "hypothetical", "architecture": "cuda", "year": 2025}
+    facts |= {"memory": {"advertised": size}, "bandwidth_gb_per_s": None, "source": "the request"}
+    return GpuSpec.model_validate(facts)
+
+
+def test_a_size_is_what_is_free_beside_the_context() -> None:
+    bound = bind(Setup(MODELS["Qwen3-4B"], Machine((hypothetical(11776 * MIB),))))
+    proposal, ledger = settled(bound, n_context=4096)
+
+    assert bound.budgets(proposal)["gpu0"].capacity_bytes == 11776 * MIB
+    assert not ledger.of_component(Component.RUNTIME).lines
+
+
+# ---- placement
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "nodes", "tensor", "pipeline"),
+    [
+        pytest.param("Llama-3.1-8B", 8, 1, 8, 1, id="TP over a node"),
+        pytest.param("Qwen2.5-7B", 8, 1, 1, 8, id="28 heads: PP instead"),
+        pytest.param("Llama-3.1-8B", 3, 1, 1, 3, id="32 heads on 3 GPUs: PP"),
+        pytest.param("DeepSeek-V3", 8, 2, 8, 2, id="PP over nodes"),
+    ],
+)
+def test_parallel_sizes_by_habit(name: str, n: int, nodes: int, tensor: int, pipeline: int) -> None:
+    placement = bind(Setup(MODELS[name], machine("h100", n, nodes))).propose(Workload(n_context=1024)).placement
+
+    assert (placement.tensor_parallel, placement.pipeline_parallel) == (tensor, pipeline)
+
+
+def test_layers_name_the_first_rank_of_their_stage() -> None:
+    bound = engine("DeepSeek-V3", n=8)
+    proposal, ledger = settled(bound, n_context=1024, tensor_parallel=4, pipeline_parallel=2)
+
+    assert proposal.placement.layers == ("gpu0",) * 31 + ("gpu4",) * 30
+    assert {line.device for line in ledger.lines} == {f"gpu{i}" for i in range(8)}
+
+
+def test_replicas_share_the_load() -> None:
+    bound = engine("Llama-3.1-8B", n=2)
+    _, ledger = settled(bound, n_context=4096, n_sequences=5, data_parallel=2, tensor_parallel=1)
+
+    assert ledger.on("gpu1").of_component(Component.KV_CACHE).n_bytes == (3 * 256 + 1) * 2_097_152
+
+
+def test_the_smallest_of_unequal_gpus_decides() -> None:
+    mixed = Machine((GPUS["rtx4090"], GPUS["rtx3090"]))
+    bound = bind(Setup(MODELS["Llama-3.1-8B"], mixed))
+    proposal, ledger = settled(bound, n_context=4096)
+    pool = bound.pool(proposal, ledger)
+
+    assert pool
+    least = min(
+        bound.budgets(proposal)[device].budget_bytes
+        - sum(x.n_bytes for x in ledger.on(device).inside_budget().lines if x.component is not Component.KV_CACHE)
+        for device in ("gpu0", "gpu1")
+    )
+    assert pool.pool_bytes == least
+    assert any("unequal" in note for note in proposal.notes)
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "n", "fmt", "workload", "reason"),
+    [
+        pytest.param("Llama-3.1-8B", "h100", 1, "q4_k_m", {}, "GGUF", id="GGUF mix"),
+        pytest.param("Llama-3.1-8B", "h100", 1, "attn=q6_k,mlp=q4_k", {}, "GGUF", id="GGUF mix by role"),
+        pytest.param("Llama-3.1-8B", "h100", 1, "nf4", {}, "bitsandbytes", id="bitsandbytes"),
+        pytest.param("gpt-oss-20b", "t4", 1, None, {}, "8.0", id="mxfp4 before Ampere"),
+        pytest.param("Llama-3.1-8B", "h100", 1, "mxfp4", {}, "experts", id="mxfp4 without experts"),
+        pytest.param("Llama-3.1-8B", "h100", 1, None, {"n_context": 0}, "at least one", id="no context"),
+        pytest.param("Qwen3-8B", "h100", 1, None, {"n_context": 40961}, "trained on 40960", id="past the trained"),
+        pytest.param("Qwen2.5-7B", "h100", 8, None, {"tensor_parallel": 8}, "28 heads", id="TP 8 of 28 heads"),
+        pytest.param("Llama-3.1-8B", "h100", 2, None, {"tensor_parallel": 4}, "needs 4 GPUs", id="too few GPUs"),
+        pytest.param("Llama-3.1-8B", "h100", 1, None, {"k_format": "q8_0"}, "q8_0", id="ggml cache"),
+        pytest.param("Llama-3.1-8B", "h100", 1, None, {"k_format": "fp8", "v_format": "bf16"}, "one format", id="K, V"),
+        pytest.param("Llama-3.1-8B", "t4", 1, None, {"k_format": "fp8"}, "8.9", id="fp8 cache on Turing"),
+        pytest.param("DeepSeek-V2-Lite", "a100", 1, None, {"k_format": "fp8"}, "8.9", id="fp8 latent cache on Ampere"),
+        pytest.param("Qwen2.5-7B", "h100", 4, "w4a16", {"n_sequences": 0}, "at least 1", id="no sequence"),
+        pytest.param("Qwen3-30B-A3B", "h100", 4, "w4a16", {"tensor_parallel": 4}, "groups", id="expert scales cut"),
+        pytest.param("Qwen3-30B-A3B", "h100", 2, None, {"data_parallel": 2}, "experts", id="DP of experts"),
+        pytest.param(
+            "Llama-3.1-8B", "h100", 1, None, {"step_tokens": 64, "max_num_seqs": 128}, "64 tokens", id="small steps"
+        ),
+    ],
+)
+def test_refusals_say_why_and_what_would_do(
+    name: str, gpu: str, n: int, fmt: str | None, workload: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(RefusedError, match=reason) as caught:
+        engine(name, gpu, n, fmt).propose(Workload(**workload))
+
+    assert caught.value.hint
+
+
+def test_versions_before_the_first_are_refused() -> None:
+    with pytest.raises(RefusedError, match=r"0\.6\.3"):
+        engine("Llama-3.1-8B", version="0.6.3")
+
+
+def test_unknown_formats_suggest_near_ones() -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        engine("Llama-3.1-8B", fmt="awq-4bits")
+
+    assert "awq-4bit" in caught.value.hint
+
+
+def test_turing_runs_bf16_as_f16_and_gemma_as_f32() -> None:
+    assert engine("Llama-3.1-8B", "t4").weight_format == "f16"
+    assert engine("Gemma-3-27B", "t4").weight_format == "f32"
+    assert engine("gemma-7b", "t4").weight_format == "f16"
+
+
+# ---- the command
+
+
+def test_the_command_names_only_what_differs() -> None:
+    bound = engine("Llama-3.1-8B", n=2, fmt="fp8")
+    plain = bound.command(bound.propose(Workload(n_context=8192, tensor_parallel=1)))
+    full = bound.command(
+        bound.propose(
+            Workload(
+                n_context=8192,
+                k_format="fp8",
+                memory_share=Fraction("0.8"),
+                max_num_seqs=64,
+                step_tokens=4096,
+                enforce_eager=True,
+            )
+        )
+    )
+
+    assert " ".join(plain) == "vllm serve org/Llama-3.1-8B --max-model-len 8192 --quantization fp8"
+    assert " ".join(full) == (
+        "vllm serve org/Llama-3.1-8B --max-model-len 8192 --gpu-memory-utilization 0.8 --quantization fp8"
+        " --kv-cache-dtype fp8 --tensor-parallel-size 2 --max-num-seqs 64 --max-num-batched-tokens 4096"
+        " --enforce-eager"
+    )
+
+
+# ---- properties
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(["Llama-3.1-8B", "Gemma-3-27B", "gpt-oss-20b", "DeepSeek-V3"]),
+    context=st.integers(1, 100_000),
+    more=st.integers(0, 31_000),
+    tensor=st.sampled_from([1, 2, 4]),
+)
+def test_more_context_never_needs_less(name: str, context: int, more: int, tensor: int) -> None:
+    bound = engine(name, "h100", 4)
+    need = [
+        settled(bound, n_context=n, step_tokens=2048, tensor_parallel=tensor)[1].n_bytes
+        for n in (context, context + more)
+    ]
+
+    assert need[0] <= need[1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n_layers=st.integers(4, 40),
+    kv=st.sampled_from([4, 8, 16]),
+    ff=st.integers(1, 40),
+    experts=st.booleans(),
+    tensor=st.sampled_from([1, 2, 4, 8]),
+    pipeline=st.integers(1, 4),
+)
+def test_ranks_sum_to_the_model_and_what_is_replicated(
+    n_layers: int,
+    kv: int,
+    ff: int,
+    experts: bool,
+    tensor: int,
+    pipeline: int,
+) -> None:
+    mlp = moe(16, 2, 8 * ff) if experts else gated(8 * ff)
+    spec = model("Made-up", 512, 6400, uniform(n_layers, gqa(16, kv, 32), mlp), ((2048, 32),))
+    whole = weights_of(settled(bind(Setup(spec, machine("h100"))), n_context=128)[1])
+    bound = bind(Setup(spec, machine("h100", tensor * pipeline)))
+    _, ledger = settled(bound, n_context=128, tensor_parallel=tensor, pipeline_parallel=pipeline)
+    parts = [weights_of(ledger, f"gpu{rank}").values for rank in range(tensor * pipeline)]
+    total = {role: sum(int(part.get(role, 0)) for part in parts) for role in whole.values}
+    copies = max(1, tensor // kv)
+    kv_bytes = n_layers * 2 * kv * 32 * 512 * 2
+
+    for role in ("embedding", "head", "mlp", "experts"):
+        assert total.get(role) == whole.values.get(role), role
+    for role in ("norm", "router", "layer_scales"):
+        assert total.get(role, 0) == tensor * int(whole.values.get(role, 0)), role
+    assert total["rope_tables"] == tensor * pipeline * int(whole.values["rope_tables"])
+    assert total["attention"] == int(whole.values["attention"]) + (copies - 1) * kv_bytes
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    name=st.sampled_from(sorted(MODELS)),
+    gpu=st.sampled_from(["h100", "rtx4090", "b200"]),
+    version=st.sampled_from(vllm.VERSIONS),
+    n=st.sampled_from([1, 2, 4]),
+)
+def test_every_formula_evaluates_to_its_line(name: str, gpu: str, version: str, n: int) -> None:
+    bound = engine(name, gpu, n, version=version)
+    proposal, ledger = settled(bound, n_context=128)
+
+    assert bound.propose(replace(proposal.workload)).workload == proposal.workload
+    for line in ledger.lines:
+        assert evaluate(line.formula, line.values) == line.n_bytes, line.formula
