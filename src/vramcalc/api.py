@@ -1,0 +1,251 @@
+"""The use cases, and the public Python interface. The only importer of sources."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from vramcalc.engines import ENGINE_NAMES, bind_engine, parse_engine
+from vramcalc.engines.base import Setup
+from vramcalc.errors import RefusedError, UsageError
+from vramcalc.estimation import estimate_outcome
+from vramcalc.formulas.inventory import n_parameters
+from vramcalc.reports.freeze import Asked, freeze_outcome, freeze_refusal
+from vramcalc.reports.schema import SCHEMA_VERSION, EstimateReport, Report
+from vramcalc.solvers.advice import find_advice
+from vramcalc.solvers.limits import find_limits
+from vramcalc.sources.machines import resolve_cards
+from vramcalc.sources.registry import gpu_registry, model_registry
+from vramcalc.specs.gpu import GpuSpec, OperatingSystem
+from vramcalc.specs.machine import Machine
+from vramcalc.specs.model import ModelSpec
+from vramcalc.specs.workload import Workload
+from vramcalc.units import parse_bytes, parse_count
+
+if TYPE_CHECKING:
+    from vramcalc.reports.catalogue import Catalogue
+    from vramcalc.reports.explanation import TextbookReport, WeightsReport
+
+DEFAULT_ENGINES = ("ollama", "vllm")
+_TEXTBOOK_CONTEXT = 2048
+_ADVERTISED = re.compile(r"(\d+(?:\.\d+)?)([BM])")
+_SOURCE_PREFIXES = ("hf:", "ollama:", "https:", "http:")
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """One question, as a person types it: names and amounts are text, None leaves the choice to the engine."""
+
+    model: str
+    gpus: Sequence[str]
+    engines: Sequence[str] = DEFAULT_ENGINES
+    quants: Sequence[str | None] = (None,)
+    nodes: int = 1
+    ram: str | None = None
+    reserve: str | None = None
+    os: OperatingSystem = "linux"
+    kv_type: str | None = None
+    workload: Workload = field(default_factory=Workload)
+    registries: Sequence[Path] = ()
+
+
+def estimate(  # noqa: PLR0913 - the options people use most, by their command-line names
+    model: str,
+    *gpus: str,
+    engines: Sequence[str] = DEFAULT_ENGINES,
+    quants: Sequence[str] = (),
+    context: int | str | None = None,
+    parallel: int | None = None,
+    kv_type: str | None = None,
+    ram: str | None = None,
+    nodes: int = 1,
+    memory_share: float | None = None,
+    gpu_layers: int | None = None,
+    registries: Sequence[str | Path] = (),
+) -> Report:
+    """Return what ``model`` needs on each of ``gpus``, as the command ``vramcalc estimate`` answers it.
+
+    Raises ``UsageError`` for unknown names and settings, ``BadInputError`` for broken registries.
+
+    >>> estimate("deepseek-r1-8b", "rtx3060", engines=["vllm"]).estimates[0].verdict
+    'does_not_fit'
+    """
+    workload = Workload(
+        n_context=parse_count(context) if isinstance(context, str) else context,
+        n_sequences=parallel,
+        memory_share=None if memory_share is None else Fraction(str(memory_share)),
+        gpu_layers=gpu_layers,
+    )
+    return answer(
+        Request(
+            model=model,
+            gpus=gpus,
+            engines=engines,
+            quants=quants or (None,),
+            ram=ram,
+            nodes=nodes,
+            kv_type=kv_type,
+            workload=workload,
+            registries=[Path(path) for path in registries],
+        )
+    )
+
+
+def answer(request: Request) -> Report:
+    """Return one estimate per GPU, engine and format asked for, in that order.
+
+    A combination that does not go together is answered ``unsupported``; ``UsageError`` where all are.
+    """
+    workload = _checked(request)
+    model = load_model(request.model, request.registries)
+    cards = gpu_registry(request.registries)
+    estimates = []
+    for text in request.gpus:
+        found = resolve_cards(text, cards)
+        machine = Machine(
+            gpus=found.gpus,
+            nodes=request.nodes,
+            host_memory_bytes=None if request.ram is None else _bytes("--ram", request.ram),
+            os=_system(request.os, found.gpus),
+            reserve_bytes=0 if request.reserve is None else _bytes("--reserve", request.reserve),
+        )
+        combinations = _combinations(request, model, machine, workload)
+        estimates += [_estimate(asked, found.notes) for asked in combinations]
+    refusals = [e.refusal for e in estimates if e.refusal]
+    if refusals and len(refusals) == len(estimates):
+        raise UsageError(refusals[0].reason, refusals[0].advice)
+    return Report(SCHEMA_VERSION, tuple(estimates))
+
+
+def load_model(name: str, registries: Sequence[Path] = ()) -> ModelSpec:
+    """Return the spec of a model by id, alias, Hugging Face id or Ollama tag. Raises ``UnknownNameError``."""
+    if name.startswith(_SOURCE_PREFIXES) or name.endswith((".gguf", ".safetensors", ".json")):
+        raise UsageError(f"{name}: reading model files and hubs is not built in yet", "`vramcalc models` lists what is")
+    return model_registry(registries).resolve(name)
+
+
+def load_gpu(name: str, registries: Sequence[Path] = ()) -> GpuSpec:
+    """Return the spec of a card. Raises ``UnknownNameError``."""
+    return gpu_registry(registries).resolve(name)
+
+
+def list_catalogue(kind: str, text: str = "", registries: Sequence[Path] = ()) -> "Catalogue":
+    """Return the entries of a registry (``models`` or ``gpus``) whose names hold ``text``."""
+    from vramcalc.reports.catalogue import Catalogue, gpu_row, model_row  # noqa: PLC0415 - start-up
+
+    if kind == "models":
+        found = tuple(model_row(spec) for spec in model_registry(registries).search(text))
+        return Catalogue(SCHEMA_VERSION, found, ())
+    return Catalogue(SCHEMA_VERSION, (), tuple(gpu_row(spec) for spec in gpu_registry(registries).search(text)))
+
+
+def show_entry(kind: str, name: str, registries: Sequence[Path] = ()) -> Mapping[str, Any]:
+    """Return one entry of a registry as a file would hold it: name to fields, defaults left out."""
+    registry = model_registry(registries) if kind == "models" else gpu_registry(registries)
+    spec = registry.resolve(name)
+    return {spec.id: spec.model_dump(mode="json", exclude={"id"}, exclude_defaults=True)}
+
+
+def explain_textbook(request: Request) -> "TextbookReport":
+    """Return the web pages' arithmetic beside the true one; 2048 tokens unless a context is asked for."""
+    from vramcalc.reports.explanation import textbook_report  # noqa: PLC0415 - start-up
+
+    model = load_model(request.model, request.registries)
+    workload = _checked(replace(request, gpus=request.gpus or ("none",)))
+    return textbook_report(
+        model,
+        advertised_parameters=_advertised(model),
+        n_context=workload.n_context or _TEXTBOOK_CONTEXT,
+        n_sequences=workload.n_sequences or 1,
+    )
+
+
+def explain_weights(request: Request) -> "WeightsReport":
+    """Return a model's weights by role and storage type, in the first format asked for."""
+    from vramcalc.reports.explanation import weights_report  # noqa: PLC0415 - start-up
+
+    model = load_model(request.model, request.registries)
+    asked = next((q for q in request.quants if q), None)
+    return weights_report(model, asked or model.checkpoint_format or model.dtype)
+
+
+def _advertised(model: ModelSpec) -> int:
+    """Return the size the publisher prints, or the true count where it prints none."""
+    match = _ADVERTISED.match(model.advertised or "")
+    return round(float(match[1]) * {"B": 10**9, "M": 10**6}[match[2]]) if match else n_parameters(model)
+
+
+def _combinations(request: Request, model: ModelSpec, machine: Machine, workload: Workload) -> Iterator[Asked]:
+    for engine in request.engines:
+        name, version = parse_engine(engine)
+        for quant in request.quants or (None,):
+            weight_format = None if quant is None else quant.strip().lower()
+            yield Asked(model, machine, name, version, weight_format, workload)
+
+
+def _estimate(asked: Asked, notes: Sequence[str]) -> EstimateReport:
+    known = (*notes, *asked.model.notes)
+    setup = Setup(asked.model, asked.machine, asked.weight_format, asked.version)
+    try:
+        engine = bind_engine(asked.engine, setup)
+        outcome = estimate_outcome(engine, asked.machine, asked.workload)
+    except RefusedError as refusal:
+        return freeze_refusal(asked, asked.version or "", str(refusal), refusal.hint, known)
+    if asked.version is not None and not _is_release_of(asked.version, engine.version):
+        used = f"the rules of {engine.version} are used, the nearest earlier set known"
+        known = (*known, f"{asked.engine} {asked.version}: {used}")
+    limits = find_limits(engine, asked.model, asked.machine, outcome.proposal.workload)
+    advice = find_advice(asked.engine, setup, asked.workload, outcome, limits)
+    return freeze_outcome(asked, outcome, limits, advice=advice, notes=known)
+
+
+def _is_release_of(version: str, rules: str) -> bool:
+    parts = version.removeprefix("v").split(".")
+    return parts[: rules.count(".") + 1] == rules.split(".")
+
+
+def _checked(request: Request) -> Workload:
+    """Return the workload with the cache type filled in. Raises ``UsageError`` for what no engine could take."""
+    w = request.workload
+    if not request.gpus:
+        raise UsageError("no GPU was named", "add e.g. --gpu rtx3060; `vramcalc gpus` lists them")
+    if not request.engines:
+        raise UsageError("no engine was named", f"the engines are {', '.join(ENGINE_NAMES)}")
+    positive = {
+        "--context": w.n_context,
+        "--parallel": w.n_sequences,
+        "--slots": w.n_slots,
+        "--step-tokens": w.step_tokens,
+        "--max-num-seqs": w.max_num_seqs,
+        "--tp": w.tensor_parallel,
+        "--pp": w.pipeline_parallel,
+        "--dp": w.data_parallel,
+        "--nodes": request.nodes,
+        "--kv-cache-memory-bytes": w.kv_cache_memory_bytes,
+    }
+    for option, value in positive.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{option} is {value}, which leaves nothing to estimate", "give 1 or more")
+    for option, value in {"--gpu-layers": w.gpu_layers, "--cpu-moe": w.cpu_moe}.items():
+        if value is not None and value < 0:
+            raise UsageError(f"{option} is {value}", "give 0 or more")
+    if w.memory_share is not None and not 0 < w.memory_share <= 1:
+        raise UsageError(f"--memory-share is {float(w.memory_share)}", "give a share of the card above 0 and up to 1")
+    if request.kv_type is None:
+        return w
+    k, _, v = request.kv_type.strip().lower().partition("/")
+    return replace(w, k_format=k, v_format=v or k)
+
+
+def _bytes(option: str, text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}", "GB is 10^9 bytes and GiB 2^30") from error
+
+
+def _system(asked: OperatingSystem, gpus: Sequence[GpuSpec]) -> OperatingSystem:
+    return "macos" if all(gpu.vendor == "apple" for gpu in gpus) else asked

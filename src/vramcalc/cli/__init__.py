@@ -1,0 +1,38 @@
+"""The command line: flags in, one call to the use cases, one render, one exit code."""
+
+import sys
+
+import typer
+
+from vramcalc.cli import catalogue, estimate, explain, schema
+
+app = typer.Typer(
+    name="vramcalc",
+    help="Will it run here? VRAM budgets of large language models, as the engines themselves account them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: it starts faster and pipes cleanly
+    pretty_exceptions_enable=False,
+)
+app.command("estimate")(estimate.estimate)
+app.command("explain")(explain.explain)
+app.add_typer(catalogue.catalogue_app("models", "models"), name="models")
+app.add_typer(catalogue.catalogue_app("gpus", "GPUs"), name="gpus")
+app.command("schema")(schema.schema)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),  # noqa: FBT003
+) -> None:
+    if version:
+        from importlib.metadata import version as installed  # noqa: PLC0415
+
+        typer.echo(f"vramcalc {installed('vramcalc-cli')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the program."""
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a pipe in a C locale still gets an answer
+    app()

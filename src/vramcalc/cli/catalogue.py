@@ -1,0 +1,54 @@
+"""``vramcalc models`` and ``vramcalc gpus``: list, search, show."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from vramcalc.cli.output import OutputFormat, deliver, failures_told
+
+_Json = Annotated[bool, Option("--json", help="As JSON.")]
+_Registries = Annotated[list[Path] | None, Option("--registry", help="Your own registry file or folder; repeatable.")]
+_Name = Annotated[str, Argument(help="Id or alias.", show_default=False)]
+_Text = Annotated[str, Argument(help="Part of a name.", show_default=False)]
+
+
+def catalogue_app(kind: str, title: str) -> typer.Typer:
+    """Return the commands of one registry; ``kind`` is ``models`` or ``gpus``."""
+    app = typer.Typer(help=f"The {title} it knows: list, search, show.", rich_markup_mode=None)
+
+    @app.callback(invoke_without_command=True)
+    def _all(context: typer.Context, as_json: _Json = False) -> None:
+        if context.invoked_subcommand is None:
+            _list(kind, "", None, as_json=as_json)
+
+    @app.command("list", help=f"List all {title}.")
+    def _listed(registry: _Registries = None, as_json: _Json = False) -> None:
+        _list(kind, "", registry, as_json=as_json)
+
+    @app.command("search", help=f"List the {title} whose names hold TEXT.")
+    def _found(text: _Text, registry: _Registries = None, as_json: _Json = False) -> None:
+        _list(kind, text, registry, as_json=as_json)
+
+    @app.command("show", help="Print one entry, ready to copy into a registry of your own.")
+    def _shown(name: _Name, registry: _Registries = None, as_json: _Json = False) -> None:
+        with failures_told(_format(as_json=as_json)):
+            from vramcalc.api import show_entry  # noqa: PLC0415 - start-up
+            from vramcalc.renderers.catalogue import render_entry  # noqa: PLC0415
+
+            deliver(render_entry(show_entry(kind, name, registry or ()), as_json=as_json), None)
+
+    return app
+
+
+def _list(kind: str, text: str, registry: list[Path] | None, *, as_json: bool) -> None:
+    with failures_told(_format(as_json=as_json)):
+        from vramcalc.api import list_catalogue  # noqa: PLC0415 - start-up
+        from vramcalc.renderers.catalogue import render_catalogue  # noqa: PLC0415
+
+        deliver(render_catalogue(list_catalogue(kind, text, registry or ()), as_json=as_json), None)
+
+
+def _format(*, as_json: bool) -> OutputFormat:
+    return OutputFormat.JSON if as_json else OutputFormat.TABLE

@@ -1,0 +1,161 @@
+"""The options that say what is asked, declared once and shared by every command that estimates."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from enum import StrEnum
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+from typer import Option
+
+from vramcalc.errors import UsageError
+from vramcalc.units import parse_bytes, parse_count
+
+if TYPE_CHECKING:
+    from vramcalc.api import Request
+
+
+class System(StrEnum):
+    """What the driver lets a process use differs by system."""
+
+    LINUX = "linux"
+    WINDOWS = "windows"
+    WSL = "wsl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestOptions:
+    """What is asked."""
+
+    model: Annotated[str, Option("--model", "-m", help="Registry id, alias, Hugging Face id or Ollama tag.")]
+    gpu: Annotated[
+        list[str], Option("--gpu", "-g", help="rtx3060, 2xrtx4090, rtx4090+rtx3060 or 11776MiB; repeat to compare.")
+    ] = ()  # type: ignore[assignment]
+    nodes: Annotated[int, Option(help="Machines of that kind.")] = 1
+    ram: Annotated[str | None, Option(help="Host memory of one machine, e.g. 64GB.")] = None
+    engine: Annotated[
+        list[str], Option("--engine", "-e", help="ollama, llama.cpp or vllm; vllm@0.19 pins a version; repeatable.")
+    ] = ("ollama", "vllm")  # type: ignore[assignment]
+    quant: Annotated[
+        list[str], Option("--quant", "-q", help="Weight format: q4_k_m, awq-4bit, attn=q6_k,mlp=q4_k ...; repeatable.")
+    ] = ()  # type: ignore[assignment]
+    context: Annotated[
+        str | None, Option("--context", "-c", "--max-model-len", help="Tokens of one sequence: 8192, 8k.")
+    ] = None
+    parallel: Annotated[
+        int | None, Option("--parallel", "-n", "--users", help="Sequences that must fit at once, each at full context.")
+    ] = None
+    slots: Annotated[int | None, Option(help="llama.cpp, Ollama: server slots (-np).")] = None
+    step_tokens: Annotated[
+        str | None, Option("--step-tokens", "--ubatch", "--max-num-batched-tokens", help="Tokens per forward pass.")
+    ] = None
+    kv_type: Annotated[str | None, Option("--kv-type", "-k", help="Cache type: f16, fp8, q8_0, q8_0/q4_0 ...")] = None
+    memory_share: Annotated[
+        float | None, Option("--memory-share", "--gpu-memory-utilization", help="vLLM: its share of the card.")
+    ] = None
+    max_num_seqs: Annotated[int | None, Option(help="vLLM: most sequences in one step.")] = None
+    tp: Annotated[int | None, Option(help="vLLM: tensor-parallel size.")] = None
+    pp: Annotated[int | None, Option(help="vLLM: pipeline-parallel size.")] = None
+    dp: Annotated[int | None, Option(help="vLLM: data-parallel size.")] = None
+    ep: Annotated[bool | None, Option("--ep/--no-ep", help="vLLM: experts whole on their ranks.")] = None
+    enforce_eager: Annotated[bool, Option("--enforce-eager", help="vLLM: no CUDA graphs.")] = False
+    kv_cache_memory_bytes: Annotated[str | None, Option(help="vLLM: the KV pool of each card, e.g. 4GiB.")] = None
+    cpu_offload: Annotated[str | None, Option(help="vLLM: weights of each card kept in host memory, e.g. 4GiB.")] = None
+    gpu_layers: Annotated[int | None, Option(help="llama.cpp, Ollama: layers on GPUs; the head counts as one.")] = None
+    cpu_moe: Annotated[int | None, Option(help="llama.cpp: keep the experts of the first N layers in RAM.")] = None
+    flash_attention: Annotated[bool | None, Option("--flash-attention/--no-flash-attention")] = None
+    kv_unified: Annotated[bool | None, Option("--kv-unified/--no-kv-unified", help="One pool for all slots.")] = None
+    swa_full: Annotated[bool, Option("--swa-full", help="llama.cpp: sliding-window layers cache everything.")] = False
+    reserve: Annotated[str | None, Option(help="Memory already taken on each GPU, e.g. desktop 800MB.")] = None
+    os: Annotated[System, Option(help="What the driver lets a process use depends on it.")] = System.LINUX
+    registry: Annotated[
+        list[Path], Option(help="Your own models.yaml / gpus.yaml, or a folder with them; repeatable.")
+    ] = ()  # type: ignore[assignment]
+
+    def request(self) -> "Request":
+        """Return the question behind the flags. Raises ``UsageError`` for what is no number."""
+        from vramcalc.api import Request  # noqa: PLC0415 - help must not pay for the use cases
+        from vramcalc.specs.workload import Workload  # noqa: PLC0415
+
+        return Request(
+            model=self.model,
+            gpus=self.gpu,
+            engines=self.engine,
+            quants=self.quant or (None,),
+            nodes=self.nodes,
+            ram=self.ram,
+            reserve=self.reserve,
+            os=self.os.value,
+            kv_type=self.kv_type,
+            registries=self.registry,
+            workload=Workload(
+                n_context=_count("--context", self.context),
+                n_sequences=self.parallel,
+                n_slots=self.slots,
+                step_tokens=_count("--step-tokens", self.step_tokens),
+                memory_share=_share(self.memory_share),
+                max_num_seqs=self.max_num_seqs,
+                tensor_parallel=self.tp,
+                pipeline_parallel=self.pp,
+                data_parallel=self.dp,
+                expert_parallel=self.ep,
+                enforce_eager=self.enforce_eager,
+                kv_cache_memory_bytes=_size("--kv-cache-memory-bytes", self.kv_cache_memory_bytes),
+                cpu_offload_bytes=_size("--cpu-offload", self.cpu_offload) or 0,
+                gpu_layers=self.gpu_layers,
+                cpu_moe=self.cpu_moe,
+                flash_attention=self.flash_attention,
+                kv_unified=self.kv_unified,
+                swa_full=self.swa_full,
+            ),
+        )
+
+
+def takes_request(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of ``RequestOptions`` in front of its own, and hand them over as one object."""
+    hints = get_type_hints(RequestOptions, include_extras=True)
+    shared = [
+        inspect.Parameter(
+            f.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if f.default is MISSING else _mutable(f.default),
+            annotation=hints[f.name],
+        )
+        for f in fields(RequestOptions)
+    ]
+    own = list(inspect.signature(command).parameters.values())[1:]
+
+    @functools.wraps(command)
+    def wrapper(**given: Any) -> None:  # noqa: ANN401
+        asked = {p.name: given.pop(p.name) for p in shared}
+        command(RequestOptions(**asked), **given)
+
+    parameters = [*shared, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapper
+
+
+def _mutable(default: object) -> object:
+    return list(default) if isinstance(default, tuple) else default
+
+
+def _count(option: str, text: str | None) -> int | None:
+    try:
+        return None if text is None else parse_count(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}", "k is 1024: 8k = 8192") from error
+
+
+def _size(option: str, text: str | None) -> int | None:
+    try:
+        return None if text is None else int(text) if text.isdecimal() else parse_bytes(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}", "GB is 10^9 bytes and GiB 2^30") from error
+
+
+def _share(value: float | None) -> Fraction | None:
+    return None if value is None else Fraction(str(value))

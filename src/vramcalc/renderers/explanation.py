@@ -1,0 +1,139 @@
+"""Explanations drawn: every formula with its symbols, its numbers and its source."""
+
+import json
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping
+
+from vramcalc.renderers.words import engine_title, machine_words, subject
+from vramcalc.reports.explanation import Step, TextbookReport, WeightsReport
+from vramcalc.reports.schema import EstimateReport, LineReport, Report
+from vramcalc.units import format_bytes, format_gb, format_gib
+
+_SYMBOL = re.compile(r"[A-Za-z_]\w*")
+_FUNCTIONS = frozenset({"max", "min", "ceil"})
+
+
+def render_lines(report: Report, component: str | None, *, as_json: bool) -> str:
+    """Return the lines of every bill, or of one component, with the numbers put in."""
+    if as_json:
+        return json.dumps(report.to_dict(), indent=2)
+    paragraphs: list[str] = []
+    for estimate in report.estimates:
+        title = f"{subject(estimate)} ({engine_title(estimate)}) on {machine_words(estimate.machine)}"
+        paragraphs.append(_indented(title, 0))
+        if estimate.refusal is not None:
+            paragraphs.append(_indented(f"{estimate.refusal.reason}; {estimate.refusal.advice}", 2))
+            continue
+        lines = [line for line in estimate.lines if component in (None, line.component)]
+        paragraphs += [_line(line) for line in lines]
+        if not lines and component not in (None, "budget"):
+            paragraphs.append(_indented(f"nothing: this estimate has no {component}", 2))
+        if component in (None, "budget"):
+            paragraphs += list(_budgets(estimate))
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _line(line: LineReport) -> str:
+    beside = ", beside the budget" if line.outside_budget else ""
+    spread = (
+        ""
+        if line.low_bytes == line.high_bytes
+        else f", {format_bytes(line.low_bytes)} to {format_bytes(line.high_bytes)}"
+    )
+    head = f"{line.component} on {line.device}: {format_bytes(line.n_bytes)} ({line.basis}{spread}{beside})"
+    body = [
+        _indented(f"= {line.formula}", 4),
+        _indented(f"= {put_numbers_in(line.formula, line.values)}", 4),
+        _indented(f"= {line.n_bytes:,} bytes", 4),
+        _indented(line.why, 4),
+        _indented(f"source: {line.source}", 4),
+    ]
+    if not line.values:
+        del body[1]
+    return "\n".join([_indented(head, 2), *body])
+
+
+def put_numbers_in(formula: str, values: Mapping[str, int | float]) -> str:
+    """Return a formula with its symbols replaced by their numbers."""
+    return _SYMBOL.sub(lambda m: m[0] if m[0] in _FUNCTIONS else f"{values[m[0]]:,}", formula)
+
+
+def _budgets(estimate: EstimateReport) -> Iterator[str]:
+    for device in estimate.devices:
+        if device.budget_bytes is None or device.headroom_bytes is None:
+            continue
+        verb = "to spare" if device.headroom_bytes >= 0 else "short"
+        yield "\n".join(
+            [
+                _indented(f"budget on {device.name}: {format_gib(device.budget_bytes)}", 2),
+                _indented(device.budget_why, 4),
+                _indented(
+                    f"{format_gib(device.budget_bytes)} - {format_gib(device.need_bytes)} needed"
+                    f" -> {format_gib(abs(device.headroom_bytes))} {verb}",
+                    4,
+                ),
+            ]
+        )
+
+
+def render_textbook(report: TextbookReport, *, as_json: bool) -> str:
+    """Return the web pages' sum beside the true one."""
+    if as_json:
+        return json.dumps(report.to_dict(), indent=2)
+    load = f"{report.n_context:,} tokens, {report.n_sequences} sequence{'s' if report.n_sequences != 1 else ''}"
+    return "\n".join(
+        [
+            _indented(f"{report.model} at {load}", 0),
+            "",
+            "The textbook's arithmetic",
+            *_steps(report.textbook),
+            _indented(f"total {format_gb(report.textbook_bytes)}: {_sum(report.textbook)}", 2),
+            "",
+            "What the model's shape says",
+            *_steps(report.true),
+            _indented(f"total {format_gb(report.true_bytes)}: {_sum(report.true)}", 2),
+            "",
+            *(_indented(note, 0) for note in report.notes),
+            _indented(
+                "Neither counts compute buffers, the CUDA context or what 4-bit formats really take; `estimate` does.",
+                0,
+            ),
+            "",
+        ]
+    )
+
+
+def _steps(steps: tuple[Step, ...]) -> Iterator[str]:
+    for step in steps:
+        yield _indented(f"{step.name} = {step.symbols}", 2)
+        yield _indented(f"= {step.numbers} = {step.n_bytes:,} bytes = {format_gb(step.n_bytes)}", 4)
+
+
+def _sum(steps: tuple[Step, ...]) -> str:
+    return " + ".join(format_gb(step.n_bytes) for step in steps)
+
+
+def render_weights(report: WeightsReport, *, as_json: bool) -> str:
+    """Return the bytes of a model's weights by role and by storage type."""
+    if as_json:
+        return json.dumps(report.to_dict(), indent=2)
+    rows = [("role", "storage", "parameters", "bytes", "")]
+    rows += [
+        (part.role, part.storage, f"{part.n_parameters:,}", f"{part.n_bytes:,}", format_bytes(part.n_bytes))
+        for part in report.parts
+    ]
+    rows.append(("total", "", f"{report.n_elements:,}", f"{report.n_bytes:,}", format_bytes(report.n_bytes)))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    lines = ["  ".join([*map(str.ljust, row[:2], widths), *map(str.rjust, row[2:], widths[2:])]) for row in rows]
+    title = f"{report.model} in {report.weight_format}: {report.bits_per_weight:.3f} bits per weight ({report.basis})"
+    return "\n".join([title, "", *(line.rstrip() for line in lines), "", *report.notes]).rstrip() + "\n"
+
+
+def _indented(text: str, n_spaces: int) -> str:
+    room = max(20, min(120, shutil.get_terminal_size((100, 24)).columns))
+    pad = " " * n_spaces
+    return textwrap.fill(
+        text, room, initial_indent=pad, subsequent_indent=pad + "  ", break_long_words=True, break_on_hyphens=False
+    )

@@ -1,0 +1,1 @@
+"""The frozen answer, and how an outcome becomes one."""

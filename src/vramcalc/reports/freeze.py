@@ -1,0 +1,273 @@
+"""From an outcome to its report: the same figures, under their published names."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+from msgspec.structs import fields
+
+from vramcalc.estimation import HOST_RESERVE_BYTES, Outcome
+from vramcalc.formulas.capacity import usable_memory
+from vramcalc.formulas.inventory import n_active_parameters, n_parameters
+from vramcalc.ledger import DISK, HOST, Component, Ledger, Line
+from vramcalc.reports.schema import (
+    ComponentBytes,
+    DeviceReport,
+    EngineReport,
+    EstimateReport,
+    GpuReport,
+    LimitsReport,
+    LineReport,
+    MachineReport,
+    ModelReport,
+    PlacementReport,
+    RefusalReport,
+    WorkloadReport,
+)
+from vramcalc.solvers.limits import Limits
+from vramcalc.specs.machine import Machine
+from vramcalc.specs.model import ModelSpec, MoeMlp
+from vramcalc.specs.placement import Placement
+from vramcalc.specs.workload import Workload
+
+
+class Asked(Struct, frozen=True):
+    """The question behind one estimate."""
+
+    model: ModelSpec
+    machine: Machine
+    engine: str
+    version: str | None
+    weight_format: str | None
+    workload: Workload
+
+
+def freeze_refusal(asked: Asked, version: str, reason: str, advice: str, notes: Iterable[str]) -> EstimateReport:
+    """Return the report of a combination that does not go together: no figures, the reason and what would."""
+    return EstimateReport(
+        model=freeze_model(asked.model),
+        engine=EngineReport(asked.engine, version, asked.version),
+        weight_format=asked.weight_format,
+        cache_format=None,
+        workload=freeze_workload(asked.workload, asked.workload),
+        machine=freeze_machine(asked.machine),
+        verdict="unsupported",
+        refusal=RefusalReport(reason, advice),
+        devices=(),
+        totals=None,
+        placement=None,
+        limits=None,
+        speed=None,
+        lines=(),
+        launch=(),
+        advice=(),
+        notes=tuple(notes),
+    )
+
+
+def freeze_outcome(
+    asked: Asked, outcome: Outcome, limits: Limits, *, advice: Sequence[str], notes: Sequence[str]
+) -> EstimateReport:
+    """Return the report of an answered estimate."""
+    workload = outcome.proposal.workload
+    gpu_lines = [line for line in outcome.ledger.lines if line.device in outcome.balances]
+    return EstimateReport(
+        model=freeze_model(asked.model),
+        engine=EngineReport(asked.engine, outcome.engine.version, asked.version),
+        weight_format=outcome.engine.weight_format,
+        cache_format=_cache_format(workload),
+        workload=freeze_workload(workload, asked.workload),
+        machine=freeze_machine(asked.machine),
+        verdict=outcome.verdict,
+        refusal=None,
+        devices=_devices(asked.machine, outcome),
+        totals=ComponentBytes(**_component_bytes(gpu_lines)),
+        placement=_placement(asked.model, outcome.proposal.placement),
+        limits=_limits(outcome, limits),
+        speed=None,
+        lines=tuple(_line(line) for line in outcome.ledger.lines),
+        launch=outcome.engine.command(outcome.proposal),
+        advice=tuple(advice),
+        notes=(*notes, *outcome.proposal.notes),
+    )
+
+
+def freeze_model(model: ModelSpec) -> ModelReport:
+    """Return which model was meant."""
+    return ModelReport(
+        id=model.id,
+        hf_id=model.hf_ids[0] if model.hf_ids else None,
+        name=model.name,
+        n_parameters=n_parameters(model),
+        n_active_parameters=n_active_parameters(model),
+        context=model.context,
+        source=model.source,
+    )
+
+
+def freeze_machine(machine: Machine) -> MachineReport:
+    """Return what it is to run on."""
+    gpus = []
+    for gpu in machine.gpus:
+        usable = usable_memory(gpu, machine.os)
+        gpus.append(
+            GpuReport(
+                id=gpu.id,
+                name=gpu.name,
+                memory_bytes=gpu.memory.advertised,
+                usable_bytes=usable.n_bytes,
+                usable_basis=usable.basis.value,
+                usable_why=usable.why,
+                usable_source=usable.source,
+            )
+        )
+    return MachineReport(
+        gpus=tuple(gpus),
+        nodes=machine.nodes,
+        host_memory_bytes=machine.host_memory_bytes,
+        os=machine.os,
+        reserve_bytes=machine.reserve_bytes,
+    )
+
+
+def freeze_workload(settled: Workload, asked: Workload) -> WorkloadReport:
+    """Return every setting in force; those the engine filled in are named as assumed."""
+    filled = tuple(
+        f.name for f in fields(Workload) if getattr(asked, f.name) is None and getattr(settled, f.name) is not None
+    )
+    share = settled.memory_share
+    return WorkloadReport(
+        n_context=settled.n_context,
+        n_sequences=settled.n_sequences,
+        step_tokens=settled.step_tokens,
+        flash_attention=settled.flash_attention,
+        n_slots=settled.n_slots,
+        kv_unified=settled.kv_unified,
+        swa_full=settled.swa_full,
+        gpu_layers=settled.gpu_layers,
+        cpu_moe=settled.cpu_moe,
+        memory_share=None if share is None else float(share),
+        max_num_seqs=settled.max_num_seqs,
+        enforce_eager=settled.enforce_eager,
+        kv_cache_memory_bytes=settled.kv_cache_memory_bytes,
+        cpu_offload_bytes=settled.cpu_offload_bytes,
+        assumed=filled,
+    )
+
+
+def _cache_format(workload: Workload) -> str | None:
+    k, v = workload.k_format, workload.v_format
+    return k if k == v or v is None else f"{k}/{v}"
+
+
+def _component_bytes(lines: Sequence[Line]) -> dict[str, int]:
+    inside = Ledger(tuple(line for line in lines if not line.outside_budget))
+    sums = {f"{component}_bytes": inside.of_component(component).n_bytes for component in Component}
+    return {
+        **sums,
+        "need_bytes": inside.n_bytes,
+        "need_low_bytes": inside.low_bytes,
+        "need_high_bytes": inside.high_bytes,
+        "outside_budget_bytes": sum(line.n_bytes for line in lines if line.outside_budget),
+    }
+
+
+def _devices(machine: Machine, outcome: Outcome) -> tuple[DeviceReport, ...]:
+    found = [
+        DeviceReport(
+            name=device,
+            kind="gpu",
+            memory_pool="unified" if machine.gpu(device).unified_memory else device,
+            capacity_bytes=balance.budget.capacity_bytes,
+            budget_bytes=balance.budget.budget_bytes,
+            budget_why=balance.budget.why,
+            headroom_bytes=balance.headroom_bytes,
+            **_component_bytes(outcome.ledger.on(device).lines),
+        )
+        for device, balance in outcome.balances.items()
+    ]
+    host = outcome.ledger.on(HOST)
+    if host.lines:
+        capacity = outcome.host_capacity_bytes
+        found.append(
+            DeviceReport(
+                name=HOST,
+                kind="host",
+                memory_pool="unified" if machine.unified_memory else HOST,
+                capacity_bytes=capacity,
+                budget_bytes=capacity,
+                budget_why="host memory" if capacity is not None else "host memory was not stated and is not checked",
+                headroom_bytes=None if capacity is None else capacity - host.n_bytes,
+                **_component_bytes(host.lines),
+            )
+        )
+    if outcome.verdict == "streams_from_disk":
+        found.append(_disk(host, outcome.host_capacity_bytes or 0))
+    return tuple(found)
+
+
+def _disk(host: Ledger, capacity_bytes: int) -> DeviceReport:
+    """Return the part of the mapped weights that does not stay in memory and is read again as it is needed."""
+    overflow = host.n_bytes - max(0, capacity_bytes - HOST_RESERVE_BYTES)
+    sums = {**_component_bytes(()), "weights_bytes": overflow}
+    sums.update(dict.fromkeys(("need_bytes", "need_low_bytes", "need_high_bytes"), overflow))
+    return DeviceReport(
+        name=DISK,
+        kind="disk",
+        memory_pool=DISK,
+        capacity_bytes=None,
+        budget_bytes=None,
+        budget_why="mapped weights that host memory cannot keep",
+        headroom_bytes=None,
+        **sums,
+    )
+
+
+def _placement(model: ModelSpec, placement: Placement) -> PlacementReport:
+    on_gpus = sum(device != HOST for device in placement.layers)
+    moe_layers = [
+        index for index, kind in enumerate(model.layers.order()) if isinstance(model.layers.kinds[kind].mlp, MoeMlp)
+    ]
+    with_experts = sum(
+        all(placement.device_of(i, f"ffn_{part}_exps") != HOST for part in ("gate", "up", "down")) for i in moe_layers
+    )
+    return PlacementReport(
+        gpu_layers=on_gpus + (placement.output_device != HOST),
+        total_layers=model.layers.n_layers + 1,
+        expert_layers_on_gpu=with_experts if moe_layers else None,
+        layers_per_device=dict(Counter(placement.layers)),
+        tensor_parallel=placement.tensor_parallel,
+        pipeline_parallel=placement.pipeline_parallel,
+        data_parallel=placement.data_parallel,
+        expert_parallel=placement.expert_parallel,
+        overrides=tuple(f"layer {o.layer}: {', '.join(sorted(o.tensors))} on {o.device}" for o in placement.overrides),
+    )
+
+
+def _limits(outcome: Outcome, limits: Limits) -> LimitsReport:
+    pool = outcome.engine.pool(outcome.proposal, outcome.ledger)
+    return LimitsReport(
+        max_context=limits.max_context,
+        max_sequences=limits.max_sequences,
+        kv_cache_pool_bytes=pool.pool_bytes if pool else None,
+        kv_cache_blocks=pool.n_blocks if pool else None,
+        kv_block_tokens=pool.block_tokens if pool else None,
+        kv_cache_tokens=pool.n_tokens if pool else None,
+        max_concurrency=pool.max_concurrency if pool else None,
+    )
+
+
+def _line(line: Line) -> LineReport:
+    return LineReport(
+        component=line.component.value,
+        device=line.device,
+        n_bytes=line.n_bytes,
+        low_bytes=line.low_bytes,
+        high_bytes=line.high_bytes,
+        basis=line.basis.value,
+        why=line.why,
+        source=line.source,
+        formula=line.formula,
+        values=dict(line.values),
+        outside_budget=line.outside_budget,
+    )

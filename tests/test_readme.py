@@ -1,0 +1,28 @@
+"""The README shows what the program prints."""
+
+import re
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from vramcalc.cli import app
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_main_job_prints_what_the_readme_shows() -> None:
+    shown = re.search(r"prints\n\n```text\n(.*?)```", README, re.DOTALL)
+    command = re.search(r"\.venv/bin/vramcalc (estimate .*)", README)
+    assert shown
+    assert command
+    result = CliRunner().invoke(app, command[1].split(), env={"COLUMNS": "100", "NO_COLOR": "1"})
+
+    assert [line.rstrip() for line in result.stdout.splitlines()] == shown[1].splitlines()
+
+
+def test_every_example_runs() -> None:
+    for line in re.findall(r"^vramcalc (.*)$", README, re.MULTILINE):
+        command = re.split(r" #|;|\||&&", line)[0].split()
+        result = CliRunner().invoke(app, command)
+
+        assert result.exit_code == 0, (command, result.output)
