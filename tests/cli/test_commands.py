@@ -99,6 +99,29 @@ def test_json_validates_and_adds_up(arguments: tuple[str, ...], schema: dict[str
         assert (estimate["refusal"] is None) == (estimate["verdict"] != "unsupported")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("models", "list", "--json"), id="models"),
+        pytest.param(("gpus", "search", "h100", "--json"), id="gpus"),
+        pytest.param(("explain", "-m", "qwen3-8b", "-g", "rtx3060", "--json"), id="explain"),
+        pytest.param(("explain", "-m", "qwen3-8b", "--textbook", "--json"), id="textbook"),
+        pytest.param(("explain", "weights", "-m", "qwen3-8b", "-q", "fp8", "--json"), id="weights"),
+        pytest.param(("estimate", "-m", "nonsense", "-g", "rtx3060", "--json"), id="an error"),
+    ],
+)
+def test_every_other_answer_validates(arguments: tuple[str, ...], schema: dict[str, Any]) -> None:
+    jsonschema.validate(json.loads(run(*arguments).stdout), schema)
+
+
+def test_what_is_no_answer_does_not_validate(schema: dict[str, Any]) -> None:
+    answer = json.loads(run(*MAIN_JOB, "--json").stdout)
+    answer["estimates"][0]["devices"][0]["need_bytes"] = "many"
+
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(answer, schema)
+
+
 def test_every_closed_json_object_is_known_to_the_schema(schema: dict[str, Any]) -> None:
     answer = json.loads(run(*MAIN_JOB, "--json").stdout)
     report = {key for name, part in schema["$defs"].items() if name == "EstimateReport" for key in part["properties"]}

@@ -1,5 +1,6 @@
 """Registries: ours are sound, the user's are merged over them, and a broken one says where and why."""
 
+import csv
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,25 @@ def test_every_card_is_plausible_and_sourced(gpu: GpuSpec) -> None:
     assert 0 < usable.n_bytes <= shown.n_bytes <= gpu.memory.advertised
     assert shown.n_bytes > 0.9 * gpu.memory.advertised
     assert gpu.vendor != "nvidia" or gpu.compute_capability
+
+
+MEASURED = list(csv.DictReader((Path(__file__).parent / "gpu_totals.csv").read_text("utf-8").splitlines()))
+
+
+@pytest.mark.parametrize("row", MEASURED, ids=lambda row: row["name"])
+def test_every_total_seen_in_a_log(row: dict[str, str]) -> None:
+    gpu = gpu_registry().resolve(row["name"])
+    usable = gpu.memory.usable
+
+    assert gpu.id == row["id"]
+    if row["driver_mib"]:
+        assert driver_memory(gpu).n_bytes == int(row["driver_mib"]) * MIB
+    if row["linux_mib_low"]:
+        assert usable.linux is not None
+        assert int(row["linux_mib_low"]) <= usable.linux.size // MIB <= int(row["linux_mib_high"])
+        assert usable_memory(gpu, "linux").n_bytes == usable.linux.size
+    if row["windows_mib"]:
+        assert usable_memory(gpu, "windows").n_bytes == int(row["windows_mib"]) * MIB
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Where answers and failures go: the answer alone on stdout, facts and advice on stderr."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -29,8 +28,12 @@ def failures_told(output: OutputFormat) -> Iterator[None]:
         yield
     except AppError as error:
         if output in (OutputFormat.JSON, OutputFormat.JSONL):
-            told = {"type": type(error).__name__, "message": str(error), "advice": error.hint}
-            typer.echo(json.dumps({"error": {**told, "exit_code": int(error.exit_code)}}))
+            from msgspec import json  # noqa: PLC0415 - start-up
+
+            from vramcalc.reports.schema import ErrorFacts, ErrorReport  # noqa: PLC0415
+
+            facts = ErrorFacts(type(error).__name__, str(error), error.hint, int(error.exit_code))
+            typer.echo(json.encode(ErrorReport(facts)).decode())
         typer.echo(f"error: {error}", err=True)
         if error.hint:
             typer.echo(f"advice: {error.hint}", err=True)

@@ -6,7 +6,7 @@ import typer
 
 
 def schema() -> None:
-    """Print the JSON Schema of the answers of `estimate`."""
-    from vramcalc.reports.schema import json_schema  # noqa: PLC0415 - start-up
+    """Print the JSON Schema of all answers in JSON."""
+    from vramcalc.reports.json_schema import json_schema  # noqa: PLC0415 - start-up
 
     typer.echo(json.dumps(json_schema(), indent=2))

@@ -214,8 +214,16 @@ class Report(Struct, frozen=True):
         return found
 
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of ``Report``."""
-    from msgspec import json  # noqa: PLC0415 - only `schema` needs it
+class ErrorFacts(Struct, frozen=True):
+    """An expected failure: one line of fact, one of advice."""
 
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **json.schema(Report)}
+    type: str
+    message: str
+    advice: str
+    exit_code: int
+
+
+class ErrorReport(Struct, frozen=True):
+    """What stdout holds instead of an answer, where JSON was asked for."""
+
+    error: ErrorFacts

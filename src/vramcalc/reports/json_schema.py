@@ -1,0 +1,22 @@
+"""The JSON Schema of everything the program answers in JSON, made from the report classes."""
+
+from typing import Any
+
+from msgspec import json
+
+from vramcalc.reports.catalogue import Catalogue
+from vramcalc.reports.explanation import TextbookReport, WeightsReport
+from vramcalc.reports.schema import ErrorReport, Report
+
+_ANSWERS = (Report, Catalogue, TextbookReport, WeightsReport, ErrorReport)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return one schema: any answer validates against it, each by its own definition under ``$defs``."""
+    answers, definitions = json.schema_components(_ANSWERS, ref_template="#/$defs/{name}")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "vramcalc: an answer of `estimate` and `explain`, a listing, an explanation, or an error",
+        "anyOf": list(answers),
+        "$defs": definitions,
+    }
