@@ -26,6 +26,7 @@ from vramcalc.engines.base import Pool, Proposal, Setup
 from vramcalc.engines.vllm import Vllm, bind
 from vramcalc.errors import RefusedError, UnknownNameError
 from vramcalc.ledger import HOST, Component, Ledger, Line
+from vramcalc.sources.registry import gpu_registry
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.workload import Workload
@@ -537,3 +538,10 @@ def test_every_formula_evaluates_to_its_line(name: str, gpu: str, version: str, 
     assert bound.propose(replace(proposal.workload)).workload == proposal.workload
     for line in ledger.lines:
         assert evaluate(line.formula, line.values) == line.n_bytes, line.formula
+
+
+@pytest.mark.parametrize("card", ["gtx1080ti", "p40"])
+def test_cards_older_than_volta_are_refused(card: str) -> None:
+    pascal = Machine(gpus=(gpu_registry().resolve(card),))
+    with pytest.raises(RefusedError, match=r"needs compute capability 7\.0; .* has 6\.1"):
+        bind(Setup(MODELS["Llama-3.1-8B"], pascal))

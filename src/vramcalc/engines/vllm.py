@@ -15,7 +15,15 @@ from vramcalc.engines._vllm.formats import ChosenFormat, cache_format, choose_fo
 from vramcalc.engines._vllm.parallel import Parallel, choose_parallel
 from vramcalc.engines._vllm.pool import CachePlan, plan_cache
 from vramcalc.engines._vllm.proposing import fill_in, place, read_parallel, write_notes
-from vramcalc.engines._vllm.rules import RULE_SETS, RuleSet, block_tokens, capability, n_graph_sizes, rules_for
+from vramcalc.engines._vllm.rules import (
+    LEAST_CAPABILITY,
+    RULE_SETS,
+    RuleSet,
+    block_tokens,
+    capability,
+    n_graph_sizes,
+    rules_for,
+)
 from vramcalc.engines._vllm.weights import RankWeights, WeightRules
 from vramcalc.engines.base import Budget, Pool, Proposal, Setup
 from vramcalc.errors import RefusedError
@@ -40,6 +48,11 @@ def bind(setup: Setup) -> "Vllm":
         if gpu.vendor not in _VENDORS:
             raise RefusedError(f"no rules are known for vLLM on {gpu.name}", "take an NVIDIA card, or --engine ollama")
     smallest = min(setup.machine.gpus, key=capability)
+    if smallest.vendor == "nvidia" and capability(smallest) < LEAST_CAPABILITY:
+        raise RefusedError(
+            f"vLLM needs compute capability 7.0; {smallest.name} has {smallest.compute_capability}",
+            "take --engine ollama or --engine llama.cpp",
+        )
     return Vllm(setup, rules_for(setup.version), choose_format(setup.model, smallest, setup.weight_format))
 
 

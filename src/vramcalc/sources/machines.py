@@ -11,7 +11,7 @@ from vramcalc.specs.base import SizeFact
 from vramcalc.specs.gpu import GpuSpec, Memory, UsableMemory
 from vramcalc.units import parse_bytes
 
-_COUNTED = re.compile(r"(?P<count>\d{1,4})\s*[x×*]\s*(?P<name>.+)", re.IGNORECASE)
+_COUNTED = re.compile(r"(?P<count>\d{1,9})\s*[x×*]\s*(?P<name>.+)", re.IGNORECASE)
 _SIZE = re.compile(r"\d+(\.\d+)?\s*[kmgt]i?b", re.IGNORECASE)
 _MOST_GPUS = 1024
 

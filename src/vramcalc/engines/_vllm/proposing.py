@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from vramcalc.engines._vllm.formats import ChosenFormat
 from vramcalc.engines._vllm.parallel import Parallel
-from vramcalc.engines._vllm.rules import RuleSet, serve_defaults
+from vramcalc.engines._vllm.rules import CUDA_13_LEAST, RuleSet, capability, serve_defaults
 from vramcalc.errors import RefusedError
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.machine import Machine
@@ -111,6 +111,8 @@ def _machine_notes(machine: Machine, settled: Workload) -> Iterator[str]:
         yield f"{machine.n_gpus - used} of {machine.n_gpus} GPUs stay idle"
     if len({gpu.id for gpu in machine.gpus}) > 1:
         yield "unequal GPUs: every rank takes as many cache blocks as the one with the least room"
+    if any(gpu.vendor == "nvidia" and capability(gpu) < CUDA_13_LEAST for gpu in machine.gpus):
+        yield "vLLM's default wheels are built for CUDA 13, which leaves this card out: take its CUDA 12 wheel"
     if any(gpu.vendor == "amd" for gpu in machine.gpus):
         yield "no measured vLLM run on AMD backs the fitted terms; CUDA's rules are assumed"
 

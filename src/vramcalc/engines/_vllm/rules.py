@@ -14,6 +14,8 @@ Capability = tuple[int, int]
 
 ELEMENT_BYTES: dict[Dtype, int] = {"f32": 4, "f16": 2, "bf16": 2}
 NATIVE_FP8: Capability = (8, 9)
+LEAST_CAPABILITY: Capability = (7, 0)  # docs.vllm.ai, getting_started/installation/gpu
+CUDA_13_LEAST: Capability = (7, 5)  # the default wheels, vllm pull request 39878
 _BF16: Capability = (8, 0)
 _UNKNOWN_CARD: Capability = (8, 9)  # a hypothetical or AMD card: the class of card without special kernels
 _HOPPER, _BLACKWELL = 9, 10
