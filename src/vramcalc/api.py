@@ -197,7 +197,7 @@ def _estimate(asked: Asked, notes: Sequence[str]) -> EstimateReport:
     if asked.version is not None and not _is_release_of(asked.version, engine.version):
         used = f"the rules of {engine.version} are used, the nearest earlier set known"
         known = (*known, f"{asked.engine} {asked.version}: {used}")
-    limits = find_limits(engine, asked.model, asked.machine, outcome.proposal.workload)
+    limits = find_limits(engine, asked.model, asked.machine, asked.workload, outcome.proposal.workload)
     advice = find_advice(asked.engine, setup, asked.workload, outcome, limits)
     return freeze_outcome(asked, outcome, limits, advice=advice, notes=known)
 

@@ -119,11 +119,17 @@ def test_the_limits_are_edges(name: str, model_id: str) -> None:
     model = MODELS.resolve(model_id)
     weight_format = "w4a16" if name == "vllm" else None
     engine = bound(name, model_id, machine, weight_format)
-    settled = estimate_outcome(engine, machine, Workload(n_context=2048)).proposal.workload
-    limits = find_limits(engine, model, machine, settled)
+    asked = Workload(n_context=2048)
+    settled = estimate_outcome(engine, machine, asked).proposal.workload
+    limits = find_limits(engine, model, machine, asked, settled)
     on_gpus = replace(settled, gpu_layers=model.layers.n_layers + 1)
 
     assert limits.max_context
+    assert limits.max_sequences
+    many = replace(asked, n_sequences=limits.max_sequences, gpu_layers=model.layers.n_layers + 1)
+    assert estimate_outcome(engine, machine, many).stays_on_gpus
+    more = replace(many, n_sequences=limits.max_sequences + 1)
+    assert not estimate_outcome(engine, machine, more).stays_on_gpus
     assert estimate_outcome(engine, machine, replace(on_gpus, n_context=limits.max_context)).stays_on_gpus
     if limits.max_context < model.context // 256 * 256:
         beyond = replace(on_gpus, n_context=limits.max_context + 256)

@@ -50,8 +50,6 @@ def _line(line: LineReport) -> str:
         _indented(line.why, 4),
         _indented(f"source: {line.source}", 4),
     ]
-    if not line.values:
-        del body[1]
     return "\n".join([_indented(head, 2), *body])
 
 

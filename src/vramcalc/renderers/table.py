@@ -17,6 +17,7 @@ from vramcalc.renderers.words import (
     VERDICT_WORDS,
     assumed_sentence,
     engine_title,
+    is_short,
     limits_sentence,
     machine_words,
     memory_sentence,
@@ -136,7 +137,7 @@ def _rows(estimate: EstimateReport) -> list[tuple[str, DeviceReport]]:
     for device in estimate.devices:
         if rows and rows[-1][1].kind == device.kind == "gpu" and _figures(rows[-1][1]) == _figures(device):
             rows[-1] = (f"{rows[-1][0].split('-')[0]}-{device.name.removeprefix('gpu')}", rows[-1][1])
-        elif device.kind == "gpu" or estimate.verdict in ("offloads", "streams_from_disk"):
+        elif device.kind == "gpu" or estimate.verdict in ("offloads", "streams_from_disk") or is_short(device):
             rows.append((device.name, device))
     return rows
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from vramcalc.reports.schema import MOST_SEQUENCES_TRIED, EstimateReport, GpuReport, MachineReport
+from vramcalc.reports.schema import MOST_SEQUENCES_TRIED, DeviceReport, EstimateReport, GpuReport, MachineReport
 from vramcalc.units import format_gib
 
 _ENGINE_TITLES = {"ollama": "Ollama", "vllm": "vLLM", "llama.cpp": "llama.cpp"}
@@ -48,7 +48,11 @@ def verdict_sentence(estimate: EstimateReport) -> str:
     """Return the answer in a few words: fits or not, and by how much."""
     if estimate.refusal is not None:
         return f"{subject(estimate)} is unsupported: {estimate.refusal.reason}"
-    room = estimate.headroom_bytes or 0
+    tightest = min(
+        (d for d in estimate.devices if d.headroom_bytes is not None and (d.kind == "gpu" or is_short(d))),
+        key=lambda d: d.headroom_bytes or 0,
+    )
+    room = tightest.headroom_bytes or 0
     placement = estimate.placement
     layers = f"{placement.gpu_layers} of {placement.total_layers} layers on GPU" if placement else ""
     if placement and placement.expert_layers_on_gpu is not None and placement.gpu_layers == placement.total_layers:
@@ -59,9 +63,14 @@ def verdict_sentence(estimate: EstimateReport) -> str:
         "tight": f"is tight, {spare} by the best figure and none by the highest",
         "offloads": f"runs with layers in host memory ({layers})",
         "streams_from_disk": f"runs off the disk, slowly ({layers})",
-        "does_not_fit": f"does not fit, {spare}",
+        "does_not_fit": f"does not fit{' host memory' if tightest.kind == 'host' else ''}, {spare}",
     }[estimate.verdict]
     return f"{subject(estimate)} {said}{_smaller_context(estimate)}"
+
+
+def is_short(device: DeviceReport) -> bool:
+    """Whether a device holds less than it needs."""
+    return device.headroom_bytes is not None and device.headroom_bytes < 0
 
 
 def _smaller_context(estimate: EstimateReport) -> str:
@@ -110,9 +119,6 @@ def limits_sentence(estimate: EstimateReport) -> str:
 
 def range_sentence(estimate: EstimateReport) -> str:
     """Return the need of the tightest GPU with its range."""
-    gpus = [d for d in estimate.devices if d.kind == "gpu" and d.headroom_bytes is not None]
-    if not gpus:
-        return ""
-    tightest = min(gpus, key=lambda d: d.headroom_bytes or 0)
+    tightest = min((d for d in estimate.devices if d.kind == "gpu"), key=lambda d: d.headroom_bytes or 0)
     low, high = format_gib(tightest.need_low_bytes), format_gib(tightest.need_high_bytes)
     return f"needs {format_gib(tightest.need_bytes)} ({low} to {high})"

@@ -189,15 +189,17 @@ def _devices(machine: Machine, outcome: Outcome) -> tuple[DeviceReport, ...]:
     host = outcome.ledger.on(HOST)
     if host.lines:
         capacity = outcome.host_capacity_bytes
+        budget = None if capacity is None else max(0, capacity - HOST_RESERVE_BYTES)
+        why = "host memory less 2 GiB for the system (assumed)"
         found.append(
             DeviceReport(
                 name=HOST,
                 kind="host",
                 memory_pool="unified" if machine.unified_memory else HOST,
                 capacity_bytes=capacity,
-                budget_bytes=capacity,
-                budget_why="host memory" if capacity is not None else "host memory was not stated and is not checked",
-                headroom_bytes=None if capacity is None else capacity - host.n_bytes,
+                budget_bytes=budget,
+                budget_why="host memory was not stated and is not checked" if budget is None else why,
+                headroom_bytes=None if budget is None else budget - host.n_bytes,
                 **_component_bytes(host.lines),
             )
         )

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from vramcalc.engines import bind_engine
 from vramcalc.engines.base import Setup
 from vramcalc.errors import RefusedError, UnknownNameError
@@ -25,11 +27,22 @@ def find_advice(engine: str, setup: Setup, asked: Workload, outcome: Outcome, li
     found = []
     if 0 < shorter < context:
         found.append(f"--context {shorter} keeps it on the GPUs with everything else as it is")
+    if _fits_as_engine_places(outcome, setup, asked):
+        found.append("leave --gpu-layers and --cpu-moe out: the engine's own placement keeps it on the GPUs")
+        return tuple(found)
     least = max(_LEAST_USEFUL_CONTEXT, shorter + 1)
     found += _other_formats(engine, setup, asked, outcome.engine.weight_format, contexts=(least, context))
     if engine == "vllm" and not found:
         found.append("--engine ollama: it may keep some layers in host memory, which is slower but runs")
     return tuple(found)
+
+
+def _fits_as_engine_places(outcome: Outcome, setup: Setup, asked: Workload) -> bool:
+    """Whether only the layers the user kept off the GPUs are in the way."""
+    if asked.gpu_layers is None and asked.cpu_moe is None:
+        return False
+    freed = replace(asked, gpu_layers=None, cpu_moe=None)
+    return estimate_outcome(outcome.engine, setup.machine, freed).stays_on_gpus
 
 
 def _other_formats(

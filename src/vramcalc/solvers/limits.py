@@ -22,10 +22,15 @@ class Limits(Struct, frozen=True):
     max_sequences: int | None
 
 
-def find_limits(engine: Engine, model: ModelSpec, machine: Machine, settled: Workload) -> Limits:
-    """Return the longest context at the settled load, and the most sequences at the settled context."""
-    placed = _all_on_gpus(model, settled)
-    sequences = largest_that_fits(lambda n: _room(engine, machine, _with_sequences(placed, n)), upper=MOST_SEQUENCES)
+def find_limits(engine: Engine, model: ModelSpec, machine: Machine, asked: Workload, settled: Workload) -> Limits:
+    """Return the longest context at the settled load, and the most sequences of the settled context.
+
+    Each sequence gets a cache of its own: slots and streams are left to the engine again.
+    """
+    placed = _all_on_gpus(model, replace(asked, n_context=settled.n_context, n_slots=None, kv_unified=None))
+    sequences = largest_that_fits(
+        lambda n: _room(engine, machine, replace(placed, n_sequences=n)), upper=MOST_SEQUENCES
+    )
     return Limits(longest_context(engine, model, machine, settled), sequences or None)
 
 
@@ -45,11 +50,6 @@ def longest_context(engine: Engine, model: ModelSpec, machine: Machine, settled:
 def _all_on_gpus(model: ModelSpec, workload: Workload) -> Workload:
     """Ask for every layer on the GPUs: engines that place layers then need not search."""
     return replace(workload, gpu_layers=model.layers.n_layers + 1)
-
-
-def _with_sequences(workload: Workload, n: int) -> Workload:
-    slots = None if workload.n_slots is None else n
-    return replace(workload, n_sequences=n, n_slots=slots)
 
 
 def _room(engine: Engine, machine: Machine, workload: Workload) -> int | None:

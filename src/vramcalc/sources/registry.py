@@ -91,10 +91,6 @@ class Registry(Generic[_S]):
             for name in names if isinstance(names, list) else []:
                 yield field_name, str(name)
 
-    def ids(self) -> tuple[str, ...]:
-        """Return the ids of all entries, in file order."""
-        return tuple(self._entries)
-
     def resolve(self, name: str) -> _S:
         """Return the spec that goes by ``name``. Raises ``UnknownNameError`` with near names."""
         return self.find(name)[0]

@@ -87,9 +87,6 @@ class _Allocator:
             return False
         node.buffer, node.address = parent.buffer, parent.address
         parent.allocated = False
-        kept, held = self.size(node, node.buffer), self.size(parent, parent.buffer)
-        if held > kept:
-            self.buffers[parent.buffer].give_back(parent.address + kept, held - kept)
         return True
 
     def release(self, parent: Tensor) -> None:

@@ -260,8 +260,6 @@ def _convert(shares: _Shares, device: int, n: int, donor: int) -> _Shares:
         result[other] = result[other].moved(-taken, -taken)
         result[device] = result[device].moved(taken, 0)
         n -= taken
-        if result[other].n_part:
-            break
     return tuple(result)
 
 

@@ -83,9 +83,6 @@ def _assign_rest(graph: Graph, nodes: list[Tensor], cpu: int) -> None:
     for node in graph.nodes:
         if node.backend == UNASSIGNED and node.root is not None:
             node.backend = node.root.backend
-        for source in node.srcs:
-            if source.backend == UNASSIGNED:
-                source.backend = source.root.backend if source.root is not None else node.backend
 
 
 def _split(graph: Graph, copies: int, twins: list[Tensor]) -> list[_Split]:

@@ -189,7 +189,6 @@ class Graph:
         if not tensor.visited:
             tensor.visited = True
             for source in tensor.srcs:
-                if not source.visited:
-                    self.expand(source)
+                self.expand(source)
             (self.nodes if tensor.srcs else self.leafs).append(tensor)
         return tensor

@@ -38,7 +38,8 @@ def choose_format(model: ModelSpec, gpu: GpuSpec, asked: str | None) -> ChosenFo
     fmt = CHECKPOINT.get(name)
     if fmt is None:
         _refuse_foreign(name)
-        raise UnknownNameError("weight format", name, (*FLOATS, *CHECKPOINT))
+        known = (*FLOATS, *CHECKPOINT)
+        raise UnknownNameError("weight format", name, known, see=f"vLLM loads {', '.join(known)}")
     least = fmt.least_compute_capability
     if capability(gpu) < least:
         asks = ".".join(map(str, least))

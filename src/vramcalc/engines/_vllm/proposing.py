@@ -38,9 +38,11 @@ def fill_in(model: ModelSpec, card: GpuSpec, rules: RuleSet, workload: Workload,
         ceiling = max(min(defaults.max_num_seqs, workload.step_tokens or defaults.max_num_seqs), sequences)
     tokens = workload.step_tokens or min(defaults.step_tokens, ceiling * context)
     tokens = max(tokens, context) if model.is_encoder else tokens
+    if workload.step_tokens is None and workload.max_num_seqs is None:
+        tokens = max(tokens, ceiling)
     if min(sequences, ceiling, tokens) < 1:
         raise RefusedError("sequences and tokens per step must be at least 1", "give each a positive number")
-    if tokens < ceiling and workload.step_tokens:
+    if tokens < ceiling:
         raise RefusedError(
             f"vLLM refuses {tokens} tokens per step for {ceiling} sequences",
             "raise --step-tokens or lower --max-num-seqs",
