@@ -6,12 +6,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramcalc.formulas.inventory import n_active_parameters, n_parameters, parameters_by_role, tensor_groups
-from vramcalc.formulas.kv_cache import kv_bytes_per_token, window_of
+from vramcalc.formulas.inventory import (
+    n_active_parameters,
+    n_mtp_parameters,
+    n_parameters,
+    next_token_groups,
+    parameters_by_role,
+    tensor_groups,
+)
+from vramcalc.formulas.kv_cache import (
+    compressed_rows,
+    indexer_row_elements,
+    kv_bytes_per_token,
+    state_elements,
+    window_of,
+)
 from vramcalc.ledger import Basis
 from vramcalc.sources.registry import model_registry
 from vramcalc.specs.formats import F16, GGML
-from vramcalc.specs.model import ModelSpec
+from vramcalc.specs.model import (
+    ChunkedAttention,
+    CompressedAttention,
+    FullAttention,
+    GatedDelta,
+    KimiDelta,
+    LayerKind,
+    Mamba1,
+    Mamba2,
+    Mixer,
+    ModelSpec,
+)
 
 REGISTRY = model_registry()
 MODELS = list(REGISTRY.search())
@@ -56,6 +80,10 @@ def test_published_counts(model_id: str, total: int) -> None:
         pytest.param("llama-2-7b", 524_288, id="every head: 32 * 2 * 32 * 128 * 2"),
         pytest.param("deepseek-v3", 70_272, id="latent: 61 * (512 + 64) * 2"),
         pytest.param("bge-m3", 0, id="an encoder caches nothing"),
+        pytest.param("qwen3.5-27b", 65_536, id="one layer of four: 16 * 2 * 4 * 256 * 2"),
+        pytest.param("gemma-4-26b-a4b", 225_280, id="values that are keys are cached: (25*8*256 + 5*2*512) * 2 * 2"),
+        pytest.param("nemotron-3-nano-30b-a3b", 6_144, id="6 attention layers of 52: 6 * 2 * 2 * 128 * 2"),
+        pytest.param("mamba2-2.7b", 0, id="a state only"),
     ],
 )
 def test_cached_bytes_per_token(model_id: str, bytes_per_token: int) -> None:
@@ -79,7 +107,9 @@ def test_windows_are_stated() -> None:
     assert [windows.count(1024), windows.count(None)] == [52, 10]  # five local layers for each global one
 
 
-@pytest.mark.parametrize("model_id", ["gpt-oss-120b", "deepseek-r1", "kimi-k2"])
+@pytest.mark.parametrize(
+    "model_id", ["gpt-oss-120b", "deepseek-r1", "kimi-k2", "deepseek-v4-flash", "llama-3.3-nemotron-super-49b"]
+)
 def test_experts_are_counted_not_enumerated(model_id: str) -> None:
     model = REGISTRY.resolve(model_id)
     start = time.perf_counter()
@@ -105,3 +135,150 @@ def test_idle_experts_are_not_active(n_experts: int, active: int, ff: int, share
 
     idle = (n_experts - active) * 3 * ff * model.hidden_dim * model.layers.n_layers
     assert n_parameters(model) - n_active_parameters(model) == idle
+
+
+@pytest.mark.parametrize(
+    ("model_id", "n_tokens", "n_bytes"),
+    [
+        pytest.param("qwen3.5-27b", 64, 159_121_408, id="48 states, 16 caches"),
+        pytest.param("qwen3.5-27b", 4096, 423_362_560, id="states do not grow"),
+        pytest.param("qwen3.5-122b-a10b", 4096, 255_197_184, id="64 value heads"),
+        pytest.param("qwen3.5-397b-a17b", 64, 195_133_440, id="45 states"),
+        pytest.param("nemotron-3-nano-30b-a3b", 64, 49_758_208, id="23 mamba2 states"),
+        pytest.param("nemotron-3-nano-30b-a3b", 4096, 74_530_816, id="and 6 caches"),
+        pytest.param("nemotron-h-56b", 4096, 1_082_589_184, id="54 mamba2 states in f32, 10 caches"),
+        pytest.param("deepseek-v3.2", 64, 5_496_832, id="61 * (512 + 64 + 128) * 64 * 2"),
+        pytest.param("glm-5.3", 4096, 390_070_272, id="21 indexers of 78 layers"),
+    ],
+)
+def test_state_and_cache_equal_what_transformers_keeps(model_id: str, n_tokens: int, n_bytes: int) -> None:
+    """bf16 throughout but for the recurrent state, f32; it keeps one input of the convolution more than others do."""
+    model = REGISTRY.resolve(model_id)
+    total = 0
+    for name in model.layers.order():
+        kind = model.layers.kinds[name]
+        total += n_tokens * (kv_bytes_per_token(kind.attention, F16, F16) + 2 * indexer_row_elements(kind.attention))
+        if kind.mixer is not None:
+            state = state_elements(kind.mixer)
+            total += 2 * (state.conv // (kind.mixer.conv_kernel - 1) * kind.mixer.conv_kernel) + 4 * state.recurrent
+
+    assert total == n_bytes
+
+
+@pytest.mark.parametrize(
+    ("mixer", "conv", "recurrent"),
+    [
+        pytest.param(
+            Mamba1(kind="mamba1", inner_dim=8192, state_dim=16, conv_kernel=4, time_step_rank=256),
+            24_576,
+            131_072,
+            id="mamba1: 3 * 8192, 8192 * 16",
+        ),
+        pytest.param(
+            Mamba2(kind="mamba2", n_heads=128, head_dim=64, n_groups=1, state_dim=128, conv_kernel=4),
+            25_344,
+            1_048_576,
+            id="mamba2: 3 * (8192 + 2 * 128), 8192 * 128",
+        ),
+        pytest.param(
+            GatedDelta(kind="gated_delta", n_key_heads=16, n_value_heads=32, key_dim=128, value_dim=128, conv_kernel=4),
+            24_576,
+            524_288,
+            id="gated delta: 3 * (2*16*128 + 32*128), 32 * 128 * 128",
+        ),
+        pytest.param(
+            KimiDelta(kind="kimi_delta", n_heads=32, head_dim=128, conv_kernel=4),
+            36_864,
+            524_288,
+            id="kimi delta: 3 * 3 * 4096, 32 * 128 * 128",
+        ),
+        pytest.param(None, 0, 0, id="none"),
+    ],
+)
+def test_state_of_one_sequence(mixer: Mixer | None, conv: int, recurrent: int) -> None:
+    state = state_elements(mixer)
+
+    assert (state.conv, state.recurrent) == (conv, recurrent)
+
+
+def test_windows_of_the_new_kinds() -> None:
+    kinds = REGISTRY.resolve("llama-4-scout-17b-16e").layers
+    attentions = [kinds.kinds[name].attention for name in kinds.order()]
+
+    assert [window_of(a) for a in attentions[:4]] == [8192, 8192, 8192, None]
+    assert sum(isinstance(a, ChunkedAttention) for a in attentions) == 36
+
+
+def test_compressed_rows() -> None:
+    kinds = REGISTRY.resolve("deepseek-v4-flash").layers
+    attentions = [kinds.kinds[name].attention for name in kinds.order()]
+    rows = [compressed_rows(a) for a in attentions]
+
+    assert [r.ratio if r else None for r in rows[:4]] == [None, None, 4, 128]
+    assert [(r.row_elements, r.indexer_elements) for r in rows if r and r.ratio == 4] == [(512, 128)] * 21
+    assert [(r.row_elements, r.indexer_elements) for r in rows if r and r.ratio == 128] == [(512, 0)] * 20
+    assert all(window_of(a) == 128 for a in attentions if isinstance(a, CompressedAttention))
+
+
+def test_a_layer_that_shares_a_cache_has_no_keys_of_its_own() -> None:
+    own = FullAttention(kind="full", n_heads=8, n_kv_heads=2, head_dim=64, qk_norm="per_head")
+    base = REGISTRY.resolve("llama-3.2-1b")
+    counts = [
+        n_parameters(base.model_copy(update={"layers": base.layers.model_copy(update={"kinds": {"decoder": kind}})}))
+        for kind in (
+            LayerKind(attention=own),
+            LayerKind(attention=own.model_copy(update={"shares_cache": True})),
+            LayerKind(attention=own.model_copy(update={"v_is_k": True})),
+        )
+    ]
+
+    assert counts[0] - counts[1] == 16 * (2 * 2 * 64 * 2048 + 64)
+    assert counts[0] - counts[2] == 16 * 2 * 64 * 2048
+    assert kv_bytes_per_token(own.model_copy(update={"shares_cache": True}), F16, F16) == 0
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS if m.next_token_layers], ids=lambda model: model.id)
+def test_prediction_layers_stand_after_the_others(model: ModelSpec) -> None:
+    groups = next_token_groups(model)
+
+    assert n_mtp_parameters(model) > 0
+    assert {group.layers[0] for group in groups} == {model.layers.n_layers}
+    assert not {group.name for group in tensor_groups(model)} & {"nextn.eh_proj"}
+
+
+@given(
+    n_heads=st.integers(1, 64),
+    head_dim=st.integers(1, 128),
+    n_groups=st.integers(1, 8),
+    state=st.integers(1, 256),
+    kernel=st.integers(1, 8),
+)
+def test_mamba2_tensors_follow_its_state(n_heads: int, head_dim: int, n_groups: int, state: int, kernel: int) -> None:
+    mixer = Mamba2(
+        kind="mamba2", n_heads=n_heads, head_dim=head_dim, n_groups=n_groups, state_dim=state, conv_kernel=kernel
+    )
+    base = REGISTRY.resolve("mamba2-2.7b").model_dump()
+    base["layers"] = {"n_layers": 1, "kinds": {"only": {"mixer": mixer.model_dump(), "n_norms": 1}}}
+    groups = {g.name: g for g in tensor_groups(ModelSpec.model_validate(base))}
+    inner = n_heads * head_dim
+
+    assert groups["ssm_in"].shape == (2 * inner + 2 * n_groups * state + n_heads, 2560)
+    assert state_elements(mixer).conv == (kernel - 1) * groups["ssm_conv1d"].shape[0]
+    assert state_elements(mixer).recurrent == inner * state
+
+
+@pytest.mark.parametrize(
+    ("model_id", "features"),
+    [
+        ("llama-3.1-8b", set()),
+        ("deepseek-v3", set()),
+        ("gpt-oss-20b", set()),
+        ("deepseek-v3.2", {"indexer"}),
+        ("llama-4-scout-17b-16e", {"chunked attention"}),
+        ("gemma-4-26b-a4b", {"values that are keys", "dense MLP beside experts"}),
+        ("qwen3.5-27b", {"recurrent state", "layers without attention", "gated attention output"}),
+        ("glm-5.3", {"indexer", "attention shapes that differ from layer to layer"}),
+    ],
+)
+def test_features_tell_engines_what_to_account_for(model_id: str, features: set[str]) -> None:
+    assert REGISTRY.resolve(model_id).features() == features

@@ -114,6 +114,27 @@ def bge_m3() -> ModelSpec:
     return spec(1024, 250002, layers, head="none", norm="layer", final_norm=False, extra_tensors=extras)
 
 
+def delta_hybrid(n_layers: int, n_value_heads: int, heads: str, mlp: object, *, fused: bool) -> dict[str, object]:
+    """Three gated delta nets, then one attention whose query matrix carries a gate."""
+    dims = {"n_key_heads": 16, "n_value_heads": n_value_heads, "key_dim": 128, "value_dim": 128, "conv_kernel": 4}
+    kinds = {
+        "linear": {"mixer": {"kind": "gated_delta", "fused": fused} | dims, "mlp": mlp},
+        "full": {"attention": attention(heads, qk_norm="per_head", output_gate="in_query"), "mlp": mlp},
+    }
+    return {"n_layers": n_layers, "kinds": kinds, "pattern": ("linear",) * 3 + ("full",)}
+
+
+def mamba2(n_heads: int) -> dict[str, object]:
+    dims = {"head_dim": 64, "n_groups": 1, "state_dim": 128, "conv_kernel": 4}
+    return {"kind": "mamba2", "n_heads": n_heads} | dims
+
+
+def granite_hybrid() -> dict[str, object]:
+    mlp = experts("10/72", 768, shared_ff_dim=1536)
+    kinds = {"mamba": {"mixer": mamba2(128), "mlp": mlp}, "full": {"attention": attention("32/8/128"), "mlp": mlp}}
+    return {"n_layers": 40, "kinds": kinds, "pattern": ("mamba",) * 5 + ("full",) + ("mamba",) * 4}
+
+
 GQA_8B, GQA_70B = attention("32/8/128"), attention("64/8/128")
 MODELS: Mapping[str, ModelSpec] = {
     "llama-3.1-8b": spec(4096, 128256, uniform(32, GQA_8B, gated(14336)), gguf_rope_factors=64),
@@ -147,6 +168,16 @@ MODELS: Mapping[str, ModelSpec] = {
         ),
     ),
     "bge-m3": bge_m3(),
+    "mamba2-2.7b": spec(
+        2560, 50288, {"n_layers": 64, "kinds": {"mamba": {"mixer": mamba2(80), "n_norms": 1}}}, head="tied"
+    ),
+    "granite-4.0-h-small": spec(4096, 100352, granite_hybrid(), head="tied"),
+    "qwen3.5-27b": spec(5120, 248320, delta_hybrid(64, 48, "24/4/256", gated(17408), fused=False)),
+    "qwen3-next-80b-a3b": spec(
+        2048,
+        151936,
+        delta_hybrid(48, 32, "16/2/256", experts("10/512", 512, shared_ff_dim=512, shared_gate=True), fused=True),
+    ),
 }
 
 
@@ -243,6 +274,9 @@ def test_needs_imatrix_equals_the_tool(row: dict[str, str]) -> None:
         pytest.param("deepseek-v2-lite", "iq2_m", "ffn_down_shexp", 2, "iq2_s", id="lowest mixes: fifth ffn_down"),
         pytest.param("deepseek-v3", "q2_k", "ffn_gate_inp", 9, "f32", id="router kept"),
         pytest.param("bge-m3", "q2_k", "position_embd", 0, "f32", id="positions kept"),
+        pytest.param("mamba2-2.7b", "q2_k", "ssm_conv1d", 0, "f32", id="convolutions kept"),
+        pytest.param("granite-4.0-h-small", "iq4_xs", "attn_v", 5, "iq4_xs", id="no heads in the first layer: 0 / 8"),
+        pytest.param("qwen3.5-27b", "iq4_xs", "attn_qkv", 0, "q5_k", id="heads of the attention layers: 24 / 4"),
     ],
 )
 def test_rules_one_by_one(model: str, recipe: str, name: str, layer: int, expected: str) -> None:

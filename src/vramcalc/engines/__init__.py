@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import cast
 
 from vramcalc.engines.base import Engine, Setup
-from vramcalc.errors import UnknownNameError
+from vramcalc.errors import RefusedError, UnknownNameError
 
 _MODULES = {"ollama": "ollama", "llama.cpp": "llama_cpp", "vllm": "vllm"}
 _OTHER_NAMES = {"llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp"}
@@ -25,4 +25,10 @@ def parse_engine(text: str) -> tuple[str, str | None]:
 def bind_engine(name: str, setup: Setup) -> Engine:
     """Return the engine bound to a model and machine. Raises ``RefusedError`` for what it would refuse at once."""
     module = import_module(f"vramcalc.engines.{_MODULES[name]}")
+    beyond = setup.model.features() - cast("frozenset[str]", module.HANDLES)
+    if beyond:
+        raise RefusedError(
+            f"{setup.model.name} has {' and '.join(sorted(beyond))}, which is not modelled for {name} yet",
+            f"`vramcalc explain weights -m {setup.model.id}` answers for its weights",
+        )
     return cast("Callable[[Setup], Engine]", module.bind)(setup)

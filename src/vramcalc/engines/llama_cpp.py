@@ -31,6 +31,7 @@ from vramcalc.specs.workload import Workload
 from vramcalc.units import MIB
 
 NAME = "llama.cpp"
+HANDLES: frozenset[str] = frozenset()  # of ModelSpec.features(): ordinary decoders and encoders
 VERSIONS = ("b10488",)
 
 _DEFAULT_SLOTS = 4

@@ -27,12 +27,13 @@ from vramcalc.engines.base import Proposal, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.ledger import HOST
-from vramcalc.specs.model import LatentAttention, ModelSpec
+from vramcalc.specs.model import GroupedQueryAttention, ModelSpec, NoAttention
 from vramcalc.specs.placement import Placement
 from vramcalc.specs.workload import Workload
 from vramcalc.units import GIB, MIB
 
 NAME = "ollama"
+HANDLES: frozenset[str] = frozenset()  # of ModelSpec.features(): ordinary decoders and encoders
 VERSIONS = ("0.30", "0.33")
 
 _CACHE_FORMATS = frozenset({"f16", "q8_0", "q4_0"})
@@ -200,8 +201,8 @@ def rough_cache_bytes(model: ModelSpec, n_context: int) -> int:
 
     Source: Ollama 0.33, llm/llama_server.go, PredictServerVRAM.
     """
-    attentions = [kind.attention for kind in model.layers.kinds.values()]
-    kv_heads = min(1 if isinstance(a, LatentAttention) else a.n_kv_heads for a in attentions)
+    attentions = [k.attention for k in model.layers.kinds.values() if not isinstance(k.attention, NoAttention)]
+    kv_heads = min(a.n_kv_heads if isinstance(a, GroupedQueryAttention) else 1 for a in attentions)
     head_dim = model.hidden_dim // max(a.n_heads for a in attentions)
     return 2 * model.layers.n_layers * kv_heads * head_dim * n_context * 2
 

@@ -35,6 +35,7 @@ from vramcalc.specs.workload import Workload
 from vramcalc.units import ceil_div
 
 NAME = "vllm"
+HANDLES: frozenset[str] = frozenset({"attention shapes that differ from layer to layer"})  # of ModelSpec.features()
 VERSIONS = tuple(rules.version for rules in RULE_SETS)
 
 _VENDORS = frozenset({"nvidia", "amd", "hypothetical"})

@@ -7,132 +7,53 @@ Source:
     llama.cpp, src/llama-quant.cpp; equal to the byte to ``llama-quantize --dry-run`` of commit 0c1e57098.
 """
 
-from collections.abc import Callable, Mapping
-from enum import Enum, auto
+from collections.abc import Mapping, Sequence
 from math import prod
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from vramcalc.errors import RefusedError, UnknownNameError, UsageError
+from vramcalc.formulas._recipe_rules import (
+    ALIASES,
+    EIGHT_EXPERT_RULES,
+    FALLBACK,
+    FFN_KINDS,
+    IMATRIX_TYPES,
+    KEPT_NAMES,
+    KEPT_ROLES,
+    KIND_OF_NAME,
+    RAISED_IN_A_70B,
+    RECIPES,
+    Kind,
+    Place,
+    Recipe,
+    Rules,
+    Traits,
+)
 from vramcalc.formulas.inventory import TensorGroup, tensor_groups
 from vramcalc.specs.formats import F16, F32, FLOATS, GGML, BlockFormat
-from vramcalc.specs.model import LatentAttention, ModelSpec, MoeMlp, Role
+from vramcalc.specs.model import (
+    CompressedAttention,
+    GatedDelta,
+    LatentAttention,
+    LayerKind,
+    ModelSpec,
+    MoeMlp,
+    NoAttention,
+    Role,
+)
 
-
-class _Kind(Enum):
-    """The kinds of tensors that mixes tell apart."""
-
-    HEAD = auto()
-    EMBEDDING = auto()
-    ATTN_Q = auto()
-    ATTN_K = auto()
-    ATTN_V = auto()
-    ATTN_OUTPUT = auto()
-    FFN_GATE = auto()
-    FFN_UP = auto()
-    FFN_DOWN = auto()
-    OTHER = auto()
-
-
-_KIND_OF_NAME = {
-    "output": _Kind.HEAD,
-    "token_embd": _Kind.EMBEDDING,
-    "per_layer_token_embd": _Kind.EMBEDDING,
-    "attn_q": _Kind.ATTN_Q,
-    "attn_k": _Kind.ATTN_K,
-    "attn_v": _Kind.ATTN_V,
-    "attn_qkv": _Kind.ATTN_V,  # a fused matrix is treated as its most sensitive part
-    "attn_kv_b": _Kind.ATTN_V,
-    "attn_output": _Kind.ATTN_OUTPUT,
-}
-_FFN_KINDS = {"ffn_gate": _Kind.FFN_GATE, "ffn_up": _Kind.FFN_UP, "ffn_down": _Kind.FFN_DOWN}  # and their experts
-
-_KEPT_ROLES: frozenset[Role] = frozenset({"norm", "router"})
-_KEPT_NAMES = frozenset({"position_embd", "token_types", "ssm_conv1d", "ssm_a", "ssm_d"})
-
-_QUERIES_PER_VALUE = 4  # from here on the value matrix is so small that more bits for it cost little
-_SOME_EXPERTS = 4
-_MIXTRAL_EXPERTS = 8  # exactly: finer experts are left out
-_LAYERS_OF_A_70B = 80
-
-
-class _Traits(Struct, frozen=True):
-    """What the rules ask of a model."""
-
-    queries_per_kv_head: int
-    n_experts: int
-    n_layers: int
-    is_70b: bool
-    has_imatrix: bool
-
-
-class _Place(Struct, frozen=True):
-    """Where a tensor stands: the ``index``-th of ``count``."""
-
-    index: int
-    count: int
-    traits: _Traits
-
-
-_Condition = Callable[[_Place], bool]
-_Rules = tuple[tuple[str, _Condition], ...]  # the first condition that holds decides; none: the mix's base
-
-
-def _always(_: _Place) -> bool:
-    return True
-
-
-def _first(n: int) -> _Condition:
-    return lambda place: place.index < n
-
-
-def _first_share(divisor: int) -> _Condition:
-    return lambda place: place.index < place.count // divisor
-
-
-def _middle(place: _Place) -> bool:
-    return place.count // 8 <= place.index < 7 * place.count // 8
-
-
-def _more_bits(place: _Place) -> bool:
-    """Both ends, and the last of every three between."""
-    return not _middle(place) or (place.index - place.count // 8) % 3 == 2  # noqa: PLR2004
-
-
-def _grouped(place: _Place) -> bool:
-    return place.traits.queries_per_kv_head >= _QUERIES_PER_VALUE
-
-
-def _some_experts(place: _Place) -> bool:
-    return place.traits.n_experts >= _SOME_EXPERTS
-
-
-def _mixtral(place: _Place) -> bool:
-    return place.traits.n_experts == _MIXTRAL_EXPERTS
-
-
-def _weighed(place: _Place) -> bool:
-    return place.traits.has_imatrix
-
-
-def _plain(place: _Place) -> bool:
-    return not place.traits.has_imatrix
-
-
-def _both(one: _Condition, other: _Condition) -> _Condition:
-    return lambda place: one(place) and other(place)
-
-
-class Recipe(Struct, frozen=True):
-    """A mix of ``llama-quantize``: a base type and the tensors that get another."""
-
-    base: str
-    needs_imatrix: bool = False  # unless every tensor of such a type falls back
-    head: str = "q6_k"  # also of an embedding that serves as head
-    embedding: str = ""  # empty: the base
-    stacked: str = ""  # of matrices stacked per layer: experts, and MLA's heads
-    rules: Mapping[_Kind, _Rules] = field(default_factory=dict)
-    counts_tensors: bool = False  # feed-forward rules count tensors even where experts make that differ from layers
+__all__ = [
+    "ALIASES",
+    "RECIPES",
+    "GgufTensor",
+    "Recipe",
+    "RoleMix",
+    "average_bits",
+    "gguf_groups",
+    "gguf_tensors",
+    "resolve_recipe",
+]
 
 
 class RoleMix(Struct, frozen=True):
@@ -143,7 +64,7 @@ class RoleMix(Struct, frozen=True):
     @property
     def needs_imatrix(self) -> bool:
         """Whether some type is useless without an importance matrix; the embedding and the head may do without."""
-        return any(f.name in _IMATRIX_TYPES for role, f in self.types.items() if role not in ("embedding", "head"))
+        return any(f.name in IMATRIX_TYPES for role, f in self.types.items() if role not in ("embedding", "head"))
 
 
 class GgufTensor(Struct, frozen=True):
@@ -167,153 +88,7 @@ class GgufTensor(Struct, frozen=True):
         return fmt.matrix_bytes(self.group.copies * prod(rows), columns)
 
 
-def _lowest(base: str, value: str, attn_output: _Rules = (), embedding: str = "q2_k") -> Recipe:
-    """Return a mix of two bits and less; ``value`` is what its sensitive tensors get."""
-    rules = {
-        _Kind.ATTN_V: (("q4_k", _grouped), ("q4_k", _some_experts), (value, _always)),
-        _Kind.ATTN_K: (("q4_k", _mixtral),),
-        _Kind.ATTN_OUTPUT: (("q5_k", _mixtral), *attn_output),
-        _Kind.FFN_DOWN: ((value, _first_share(8)),),
-    }
-    return Recipe(base, needs_imatrix=True, head="q5_k", embedding=embedding, rules=rules, counts_tensors=True)
-
-
-_MORE_BITS: _Rules = (("q6_k", _more_bits),)
-_MIXTRAL_OUTPUT: _Rules = (("q5_k", _mixtral),)
-_IQ4_RULES: Mapping[_Kind, _Rules] = {
-    _Kind.ATTN_V: (("q5_k", _grouped),),
-    _Kind.ATTN_OUTPUT: _MIXTRAL_OUTPUT,
-    _Kind.FFN_DOWN: (("q5_k", _both(_plain, _first_share(8))),),
-}
-_IQ3_XS_MIDDLE: _Rules = (("iq3_xxs", _middle),)
-
-RECIPES: Mapping[str, Recipe] = {
-    "f32": Recipe("f32", head="f32"),
-    "f16": Recipe("f16", head="f16"),
-    "bf16": Recipe("bf16", head="bf16"),
-    "q8_0": Recipe("q8_0", head="q8_0"),
-    "q6_k": Recipe("q6_k"),
-    "q5_k_m": Recipe("q5_k", rules={_Kind.ATTN_V: _MORE_BITS, _Kind.FFN_DOWN: _MORE_BITS}),
-    "q5_k_s": Recipe("q5_k"),
-    "q5_0": Recipe("q5_0", rules={_Kind.FFN_DOWN: (("q5_1", _both(_weighed, _first_share(8))),)}),
-    "q5_1": Recipe("q5_1"),
-    "q4_k_m": Recipe(
-        "q4_k",
-        rules={_Kind.ATTN_V: _MORE_BITS, _Kind.ATTN_OUTPUT: _MIXTRAL_OUTPUT, _Kind.FFN_DOWN: _MORE_BITS},
-    ),
-    "q4_k_s": Recipe(
-        "q4_k",
-        rules={
-            _Kind.ATTN_V: (("q5_k", _first(4)),),
-            _Kind.ATTN_OUTPUT: _MIXTRAL_OUTPUT,
-            _Kind.FFN_DOWN: (("q5_k", _first_share(8)),),
-        },
-    ),
-    "q4_0": Recipe("q4_0", rules={_Kind.FFN_DOWN: (("q4_1", _both(_weighed, _first_share(8))),)}),
-    "q4_1": Recipe("q4_1"),
-    "iq4_xs": Recipe("iq4_xs", rules=_IQ4_RULES),
-    "iq4_nl": Recipe("iq4_nl", rules=_IQ4_RULES),
-    "q3_k_l": Recipe(
-        "q3_k",
-        rules={
-            _Kind.ATTN_V: (("q5_k", _always),),
-            _Kind.ATTN_OUTPUT: (("q3_k", _mixtral), ("q5_k", _always)),
-            _Kind.FFN_DOWN: (("q5_k", _always),),
-        },
-    ),
-    "q3_k_m": Recipe(
-        "q3_k",
-        rules={
-            _Kind.ATTN_V: (("q5_k", _first(2)), ("q4_k", _always)),
-            _Kind.ATTN_OUTPUT: (*_MIXTRAL_OUTPUT, ("q4_k", _always)),
-            _Kind.FFN_DOWN: (("q5_k", _first_share(16)), ("q4_k", _always)),
-        },
-    ),
-    "q3_k_s": Recipe("q3_k", rules={_Kind.ATTN_OUTPUT: _MIXTRAL_OUTPUT}),
-    "q2_k": Recipe(
-        "q2_k",
-        rules={
-            _Kind.ATTN_V: (("q4_k", _grouped), ("q3_k", _always)),
-            _Kind.ATTN_OUTPUT: (*_MIXTRAL_OUTPUT, ("q3_k", _always)),
-            _Kind.FFN_DOWN: (("q3_k", _always),),
-        },
-    ),
-    "q2_k_s": Recipe(
-        "q2_k",
-        needs_imatrix=True,
-        rules={_Kind.ATTN_V: (("q4_k", _grouped),), _Kind.FFN_DOWN: (("q4_k", _first_share(8)),)},
-    ),
-    "iq3_m": Recipe(
-        "iq3_s",
-        rules={
-            _Kind.ATTN_V: (("q4_k", _always),),
-            _Kind.ATTN_OUTPUT: (*_MIXTRAL_OUTPUT, ("q4_k", _always)),
-            _Kind.FFN_DOWN: (("q4_k", _first_share(8)), ("q4_k", _both(_mixtral, _more_bits))),
-        },
-    ),
-    "iq3_s": Recipe("iq3_s", rules={_Kind.ATTN_V: (("q4_k", _grouped),), _Kind.ATTN_OUTPUT: _MIXTRAL_OUTPUT}),
-    "iq3_xs": Recipe(
-        "iq3_s",
-        needs_imatrix=True,
-        rules={
-            _Kind.ATTN_Q: (("iq3_xxs", _always),),
-            _Kind.ATTN_K: (("iq3_xxs", _always),),
-            _Kind.ATTN_V: (("q4_k", _grouped),),
-            _Kind.ATTN_OUTPUT: _MIXTRAL_OUTPUT,
-            _Kind.FFN_GATE: _IQ3_XS_MIDDLE,
-            _Kind.FFN_UP: _IQ3_XS_MIDDLE,
-        },
-    ),
-    "iq3_xxs": Recipe(
-        "iq3_xxs",
-        needs_imatrix=True,
-        head="q5_k",
-        embedding="iq3_s",
-        rules={
-            _Kind.ATTN_Q: (("iq2_s", _always),),
-            _Kind.ATTN_K: (("iq2_s", _always),),
-            _Kind.ATTN_V: (("q4_k", _grouped), ("iq3_s", _plain)),
-            _Kind.ATTN_OUTPUT: (*_MIXTRAL_OUTPUT, ("iq3_s", _always)),
-            _Kind.FFN_DOWN: (("q4_k", _both(_plain, _first_share(8))), ("q3_k", _plain)),
-        },
-    ),
-    "iq2_m": _lowest("iq2_s", "iq3_s", attn_output=(("iq3_s", _always),), embedding="iq3_s"),
-    "iq2_s": _lowest("iq2_xs", "iq3_s", attn_output=(("iq3_s", _always),), embedding="iq3_s"),
-    "iq2_xs": _lowest("iq2_xs", "q2_k"),
-    "iq2_xxs": _lowest("iq2_xxs", "q2_k"),
-    "iq1_m": _lowest("iq1_m", "q2_k", attn_output=(("iq2_xxs", _always),)),
-    "iq1_s": _lowest("iq1_s", "q2_k", attn_output=(("iq2_xxs", _always),)),
-    "tq1_0": Recipe("tq1_0", embedding="q4_k"),
-    "tq2_0": Recipe("tq2_0", embedding="q4_k"),
-    "mxfp4_moe": Recipe("q8_0", head="q8_0", stacked="mxfp4"),
-}
-ALIASES: Mapping[str, str] = {"q5_k": "q5_k_m", "q4_k": "q4_k_m", "q3_k": "q3_k_m"}  # as llama-quantize has them
-
-_EIGHT_EXPERT_RULES: Mapping[_Kind, _Rules] = {
-    _Kind.ATTN_K: (("q8_0", _mixtral),),
-    _Kind.ATTN_V: (("q8_0", _mixtral),),
-}
-_RAISED_IN_A_70B = {"q3_k": "q5_k", "q4_k": "q5_k"}
-
-# where the columns are no multiple of 256
-_FALLBACK = {
-    "tq1_0": "q4_0",
-    "tq2_0": "q4_0",
-    "q2_k": "q4_0",
-    "q3_k": "q4_0",
-    "q4_k": "q5_0",
-    "q5_k": "q5_1",
-    "q6_k": "q8_0",
-    "iq1_s": "iq4_nl",
-    "iq1_m": "iq4_nl",
-    "iq2_xxs": "iq4_nl",
-    "iq2_xs": "iq4_nl",
-    "iq2_s": "iq4_nl",
-    "iq3_xxs": "iq4_nl",
-    "iq3_s": "iq4_nl",
-    "iq4_xs": "iq4_nl",
-}
-_IMATRIX_TYPES = frozenset({"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs"})
+_LAYERS_OF_A_70B = 80
 _TYPES = {name: fmt for name, fmt in GGML.items() if name != "q8_k"}  # q8_k never reaches a file
 
 _ROLE_OF_KEY: Mapping[str, Role] = {
@@ -414,7 +189,7 @@ def _role_formats(group: TensorGroup, mix: RoleMix, *, is_tied: bool) -> tuple[B
 
 def _kept_format(group: TensorGroup, converted: BlockFormat) -> BlockFormat | None:
     """Return the format of a tensor no mix touches, else None; ``converted`` is what the converter left."""
-    if not group.is_matrix or group.role in _KEPT_ROLES or _stem(group) in _KEPT_NAMES:
+    if not group.is_matrix or group.role in KEPT_ROLES or _stem(group) in KEPT_NAMES:
         return F32
     is_one_row = prod(group.shape[:-1]) == 1
     return converted if is_one_row or group.role in ("vision", "projector") else None
@@ -425,12 +200,12 @@ def _that_divides(fmt: BlockFormat, group: TensorGroup) -> BlockFormat:
     columns = group.shape[-1]
     if columns % fmt.block_elements == 0:
         return fmt
-    if fmt.name not in _FALLBACK:
+    if fmt.name not in FALLBACK:
         raise RefusedError(
             f"{fmt.name} cannot hold {group.name}: {columns} columns are no multiple of {fmt.block_elements}",
             "use f16 or bf16",
         )
-    fallback = GGML[_FALLBACK[fmt.name]]
+    fallback = GGML[FALLBACK[fmt.name]]
     return fallback if columns % fallback.block_elements == 0 else F16
 
 
@@ -438,48 +213,61 @@ def _stem(group: TensorGroup) -> str:
     return group.name.removesuffix(".weight")
 
 
-def _kind(group: TensorGroup) -> _Kind:
+def _kind(group: TensorGroup) -> Kind:
     stem = _stem(group)
-    for prefix, kind in _FFN_KINDS.items():
+    for prefix, kind in FFN_KINDS.items():
         if stem.startswith(prefix):
             return kind
-    return _KIND_OF_NAME.get(stem, _Kind.OTHER)
+    return KIND_OF_NAME.get(stem, Kind.OTHER)
 
 
 def _is_tied(groups: tuple[TensorGroup, ...]) -> bool:
     """Return whether the embedding serves as head, which llama.cpp takes for granted where there is none."""
-    return all(_kind(group) is not _Kind.HEAD for group in groups)
+    return all(_kind(group) is not Kind.HEAD for group in groups)
 
 
-def _traits(model: ModelSpec, *, has_imatrix: bool) -> _Traits:
+def _traits(model: ModelSpec, *, has_imatrix: bool) -> Traits:
     layers = model.layers
-    attention = layers.kinds[layers.order()[0]].attention
-    if isinstance(attention, LatentAttention):
-        queries_per_kv_head = attention.n_heads  # a GGUF calls MLA one KV head
-    else:
-        queries_per_kv_head = attention.n_heads // attention.n_kv_heads
-    return _Traits(
+    queries_per_kv_head = _queries_per_kv_head([layers.kinds[name] for name in layers.order()])
+    return Traits(
         queries_per_kv_head=queries_per_kv_head,
         n_experts=max(kind.mlp.n_experts if isinstance(kind.mlp, MoeMlp) else 0 for kind in layers.kinds.values()),
         n_layers=layers.n_layers,
-        # llama.cpp goes by architecture (llama, qwen2, deci, olmo), which specs do not state
-        is_70b=layers.n_layers == _LAYERS_OF_A_70B and queries_per_kv_head > 1 and not model.is_moe,
+        # llama.cpp goes by architecture (llama, qwen2, deci, olmo), which specs do not state; Falcon is none of them
+        is_70b=(
+            layers.n_layers == _LAYERS_OF_A_70B and queries_per_kv_head > 1 and model.norm == "rms" and not model.is_moe
+        ),
         has_imatrix=has_imatrix,
     )
+
+
+def _queries_per_kv_head(layers: Sequence[LayerKind]) -> int:
+    """Return what a GGUF states for its first layer: 0 where that has no heads, one KV head under MLA.
+
+    Beside gated delta nets it states the heads of the attention layers for all.
+    """
+    attention = layers[0].attention
+    if isinstance(layers[0].mixer, GatedDelta):
+        attention = next((k.attention for k in layers if not isinstance(k.attention, NoAttention)), attention)
+    if isinstance(attention, NoAttention):
+        return 0
+    if isinstance(attention, LatentAttention | CompressedAttention):
+        return attention.n_heads
+    return attention.n_heads // attention.n_kv_heads
 
 
 class _Chooser(Struct, frozen=True):
     """Looks up the types of one mix for one model."""
 
     mix: Recipe
-    traits: _Traits
+    traits: Traits
     is_tied: bool
-    ranks: Mapping[_Kind, Mapping[tuple[int, str], int]]  # of each layer's tensors among their kind, in file order
+    ranks: Mapping[Kind, Mapping[tuple[int, str], int]]  # of each layer's tensors among their kind, in file order
 
     @classmethod
     def of(cls, model: ModelSpec, groups: tuple[TensorGroup, ...], mix: Recipe, *, has_imatrix: bool) -> "_Chooser":
         """Return the chooser with every tensor of the layers ranked."""
-        spots: dict[_Kind, list[tuple[int, str]]] = {}
+        spots: dict[Kind, list[tuple[int, str]]] = {}
         for group in groups:
             if _kept_format(group, F16) is None:
                 spots.setdefault(_kind(group), []).extend((layer, group.name) for layer in group.layers)
@@ -504,29 +292,29 @@ class _Chooser(Struct, frozen=True):
     def _names(self, group: TensorGroup) -> list[str]:
         """Return the type of each layer before any falls back."""
         mix, kind = self.mix, _kind(group)
-        if kind is _Kind.HEAD or (self.is_tied and kind is _Kind.EMBEDDING):
+        if kind is Kind.HEAD or (self.is_tied and kind is Kind.EMBEDDING):
             has_whole_blocks = group.shape[-1] % GGML[mix.base].block_elements == 0
             return [mix.head if has_whole_blocks else "q8_0"]
-        if kind is _Kind.EMBEDDING:
+        if kind is Kind.EMBEDDING:
             return [mix.embedding or mix.base]
         if mix.stacked and group.copies > 1 and group.layers:
             return [mix.stacked] * len(group.layers)
         rules = mix.rules.get(kind, ())
         if not mix.counts_tensors:
-            rules = _EIGHT_EXPERT_RULES.get(kind, ()) + rules
+            rules = EIGHT_EXPERT_RULES.get(kind, ()) + rules
         if not rules or not group.layers:
             return [mix.base] * max(1, len(group.layers))
         names = [self._first_that_holds(rules, self._place(kind, layer, group.name)) for layer in group.layers]
-        if kind is _Kind.ATTN_V and self.traits.is_70b and not mix.counts_tensors:
-            return [_RAISED_IN_A_70B.get(name, name) for name in names]
+        if kind is Kind.ATTN_V and self.traits.is_70b and not mix.counts_tensors:
+            return [RAISED_IN_A_70B.get(name, name) for name in names]
         return names
 
-    def _first_that_holds(self, rules: _Rules, place: _Place) -> str:
+    def _first_that_holds(self, rules: Rules, place: Place) -> str:
         return next((name for name, holds in rules if holds(place)), self.mix.base)
 
-    def _place(self, kind: _Kind, layer: int, name: str) -> _Place:
+    def _place(self, kind: Kind, layer: int, name: str) -> Place:
         ranks = self.ranks[kind]
-        if kind not in _FFN_KINDS.values():
-            return _Place(ranks[layer, name], len(ranks), self.traits)
+        if kind not in FFN_KINDS.values():
+            return Place(ranks[layer, name], len(ranks), self.traits)
         goes_by_layer = self.traits.n_experts > 1 and not self.mix.counts_tensors
-        return _Place(layer if goes_by_layer else ranks[layer, name], self.traits.n_layers, self.traits)
+        return Place(layer if goes_by_layer else ranks[layer, name], self.traits.n_layers, self.traits)

@@ -4,7 +4,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from vramcalc.formulas.inventory import Split, TensorGroup
-from vramcalc.specs.model import Attention, LatentAttention
+from vramcalc.specs.model import Attention, CompressedAttention, LatentAttention, NoAttention
 from vramcalc.units import ceil_div, round_up
 
 VOCABULARY_MULTIPLE = 64  # rows of embedding and head are padded to it before they are split
@@ -18,8 +18,10 @@ class Heads(Struct, frozen=True):
 
     @classmethod
     def of(cls, attention: Attention) -> "Heads":
-        """Return the heads of an attention kind; latent attention has no KV heads to split."""
-        if isinstance(attention, LatentAttention):
+        """Return the heads of an attention kind; latent and compressed attention have no KV heads to split."""
+        if isinstance(attention, NoAttention):
+            return cls(0, 0)
+        if isinstance(attention, LatentAttention | CompressedAttention):
             return cls(attention.n_heads, 1)
         return cls(attention.n_heads, attention.n_kv_heads)
 

@@ -8,7 +8,7 @@ from vramcalc.formulas.inventory import n_parameters
 from vramcalc.formulas.kv_cache import cached_row_elements
 from vramcalc.formulas.weights import stored_tensors
 from vramcalc.specs.formats import F16
-from vramcalc.specs.model import GroupedQueryAttention, ModelSpec
+from vramcalc.specs.model import GroupedQueryAttention, LatentAttention, ModelSpec, NoAttention
 
 
 class Step(Struct, frozen=True):
@@ -45,9 +45,7 @@ def textbook_report(
 
     Source of the textbook form: 2 x layers x heads x head_dim x sequence x batch x bytes, as web pages print it.
     """
-    attention = next(iter(model.layers.kinds.values())).attention
-    heads = attention.n_heads
-    head_dim = attention.head_dim if isinstance(attention, GroupedQueryAttention) else attention.v_head_dim
+    heads, head_dim = _naive_heads(model)
     layers, n_bytes = model.layers.n_layers, F16.block_bytes
     naive = Step(
         "KV cache",
@@ -78,6 +76,19 @@ def textbook_report(
         true_bytes=sum(step.n_bytes for step in true),
         notes=_notes(model, heads),
     )
+
+
+def _naive_heads(model: ModelSpec) -> tuple[int, int]:
+    """Return query heads and their width, of the first layer that has any."""
+    for kind in model.layers.kinds.values():
+        match kind.attention:
+            case LatentAttention(n_heads=heads, v_head_dim=width):
+                return heads, width
+            case NoAttention():
+                continue
+            case attention:
+                return attention.n_heads, attention.head_dim
+    return 0, 0
 
 
 def _true_cache(model: ModelSpec, n_context: int, n_sequences: int) -> tuple[Step, ...]:

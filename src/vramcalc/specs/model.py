@@ -1,125 +1,86 @@
 """The shape of a model: layer kinds and their order, stated in full so that nothing is guessed.
 
-Attention and MLP are tagged unions: a new kind is one class here and one ``case`` where mypy's exhaustive match
+The kinds themselves are in ``layers``: a new one is one class there and one ``case`` where mypy's exhaustive match
 complains. Shapes follow the checkpoint; ``hidden_dim`` is the width of the residual stream.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from vramcalc.ledger import Basis
 from vramcalc.specs.base import Spec
+from vramcalc.specs.layers import (
+    Attention,
+    BidirectionalAttention,
+    ChunkedAttention,
+    CompressedAttention,
+    FullAttention,
+    GatedDelta,
+    GatedMlp,
+    GroupedQueryAttention,
+    Indexer,
+    KimiDelta,
+    LatentAttention,
+    LayerKind,
+    Mamba1,
+    Mamba2,
+    Mixer,
+    Mlp,
+    MoeMlp,
+    NoAttention,
+    NoMlp,
+    PlainMlp,
+    SlidingAttention,
+)
+
+__all__ = [
+    "Attention",
+    "BidirectionalAttention",
+    "ChunkedAttention",
+    "CompressedAttention",
+    "CountFact",
+    "Dtype",
+    "ExtraTensor",
+    "FullAttention",
+    "GatedDelta",
+    "GatedMlp",
+    "GroupedQueryAttention",
+    "Indexer",
+    "KimiDelta",
+    "LatentAttention",
+    "LayerKind",
+    "LayerStack",
+    "Mamba1",
+    "Mamba2",
+    "Mixer",
+    "Mlp",
+    "ModelSpec",
+    "MoeMlp",
+    "NextTokenLayers",
+    "NoAttention",
+    "NoMlp",
+    "PlainMlp",
+    "Role",
+    "RopeTable",
+    "SlidingAttention",
+]
 
 Dtype = Literal["f32", "f16", "bf16"]
 Role = Literal[
-    "embedding", "attention", "mlp", "experts", "shared_experts", "router", "norm", "head", "vision", "projector"
+    "embedding",
+    "attention",
+    "recurrent",
+    "mlp",
+    "experts",
+    "shared_experts",
+    "router",
+    "norm",
+    "head",
+    "vision",
+    "projector",
+    "other",
 ]
-
-
-class _GroupedQuery(Spec):
-    """Separate K and V heads; MHA, GQA and MQA differ only in ``n_kv_heads``."""
-
-    n_heads: PositiveInt
-    n_kv_heads: PositiveInt
-    head_dim: PositiveInt  # stated, never hidden_dim // n_heads
-    qkv_bias: bool = False
-    output_bias: bool = False
-    qk_norm: Literal["none", "per_head", "whole"] = "none"
-    sinks: bool = False  # one learned logit per head
-    fused: bool = False  # the checkpoint stores Q, K and V as one matrix
-
-    @model_validator(mode="after")
-    def _heads_group_evenly(self) -> Self:
-        if self.n_heads % self.n_kv_heads:
-            msg = f"n_heads={self.n_heads} is not a multiple of n_kv_heads={self.n_kv_heads}"
-            raise ValueError(msg)
-        return self
-
-
-class FullAttention(_GroupedQuery):
-    """Every past token stays cached."""
-
-    kind: Literal["full"]
-
-
-class SlidingAttention(_GroupedQuery):
-    """Only the last ``window`` tokens are attended to."""
-
-    kind: Literal["sliding"]
-    window: PositiveInt
-    gguf_window: bool = True  # False: llama.cpp does not read the window and caches every token
-
-
-class BidirectionalAttention(_GroupedQuery):
-    """An encoder's attention: all tokens at once, nothing cached."""
-
-    kind: Literal["bidirectional"]
-
-
-class LatentAttention(Spec):
-    """MLA: one compressed row per token, shared by all heads."""
-
-    kind: Literal["latent"]
-    n_heads: PositiveInt
-    query_rank: PositiveInt | None  # None: the query is not compressed
-    latent_dim: PositiveInt  # kv_lora_rank
-    rope_dim: PositiveInt
-    nope_dim: PositiveInt
-    v_head_dim: PositiveInt
-
-
-GroupedQueryAttention = FullAttention | SlidingAttention | BidirectionalAttention
-Attention = Annotated[
-    FullAttention | SlidingAttention | BidirectionalAttention | LatentAttention, Field(discriminator="kind")
-]
-
-
-class GatedMlp(Spec):
-    """Gate, up and down matrices."""
-
-    kind: Literal["gated"]
-    ff_dim: PositiveInt
-    bias: bool = False
-    fused: bool = False  # the checkpoint stores gate and up as one matrix
-
-
-class PlainMlp(Spec):
-    """Up and down matrices."""
-
-    kind: Literal["plain"]
-    ff_dim: PositiveInt
-    bias: bool = False
-
-
-class MoeMlp(Spec):
-    """A router over gated experts, with shared experts beside them."""
-
-    kind: Literal["moe"]
-    n_experts: PositiveInt
-    n_active_experts: PositiveInt
-    ff_dim: PositiveInt  # of one expert
-    shared_ff_dim: NonNegativeInt = 0  # of all shared experts together
-    expert_bias: bool = False
-    router_bias: Literal["none", "parameter", "buffer"] = "none"
-
-    @model_validator(mode="after")
-    def _enough_experts(self) -> Self:
-        if self.n_active_experts > self.n_experts:
-            msg = f"n_active_experts={self.n_active_experts} exceeds n_experts={self.n_experts}"
-            raise ValueError(msg)
-        return self
-
-
-Mlp = Annotated[GatedMlp | PlainMlp | MoeMlp, Field(discriminator="kind")]
-
-
-class LayerKind(Spec):
-    """One kind of transformer layer."""
-
-    attention: Attention
-    mlp: Mlp
-    n_norms: PositiveInt = 2  # norm vectors of hidden_dim; 4 with sandwich norms
 
 
 class LayerStack(Spec):
@@ -162,6 +123,17 @@ class ExtraTensor(Spec):
     gguf_shape: tuple[PositiveInt, ...] | None = None  # where the converter changes it
 
 
+class NextTokenLayers(Spec):
+    """Layers that predict the tokens after the next; used for speculative decoding only and counted apart.
+
+    Each has norms of the token's embedding and of the hidden state, a matrix that joins the two, and a norm before
+    the head; the embedding and the head are the model's own.
+    """
+
+    n_layers: PositiveInt
+    layers: tuple[LayerKind, ...] = Field(min_length=1)  # what one of them is made of
+
+
 class RopeTable(Spec):
     """A precomputed cos/sin table; vLLM keeps one per distinct rope."""
 
@@ -193,7 +165,7 @@ class ModelSpec(Spec):
     parameters: CountFact
     context: PositiveInt  # trained, tokens
     license: str
-    released: str = Field(pattern=r"^\d{4}-\d{2}(-\d{2})?$")
+    released: str = Field(pattern=r"^(\d{4}-\d{2}(-\d{2})?|unknown)$")
     dtype: Dtype
     checkpoint_format: str | None = None  # where the release itself is quantised
     vocabulary: PositiveInt  # rows of the embedding as stored
@@ -203,11 +175,21 @@ class ModelSpec(Spec):
     norm: Literal["rms", "layer"] = "rms"  # layer norms carry a bias
     final_norm: bool = True
     layers: LayerStack
+    hyper_streams: PositiveInt | None = None  # copies of the residual stream, mixed around every layer part
+    per_layer_dim: PositiveInt | None = None  # of Gemma's embedding of each token for each layer
+    per_layer_vocabulary: PositiveInt | None = None
+    next_token_layers: NextTokenLayers | None = None
     extra_tensors: tuple[ExtraTensor, ...] = ()
     rope_tables: tuple[RopeTable, ...] = ()
     gguf_rope_factors: NonNegativeInt = 0  # elements of the rope_freqs tensor a GGUF carries
     notes: tuple[str, ...] = ()
     source: str
+
+    @model_validator(mode="after")
+    def _per_layer_embedding_is_whole(self) -> Self:
+        if (self.per_layer_dim is None) != (self.per_layer_vocabulary is None):
+            raise ValueError("per_layer_dim and per_layer_vocabulary go together")
+        return self
 
     @property
     def is_encoder(self) -> bool:
@@ -215,6 +197,24 @@ class ModelSpec(Spec):
         return all(isinstance(kind.attention, BidirectionalAttention) for kind in self.layers.kinds.values())
 
     @property
+    def is_recurrent(self) -> bool:
+        """Whether some layer keeps a state of fixed size per sequence."""
+        return any(kind.mixer is not None for kind in self.layers.kinds.values())
+
+    @property
     def is_moe(self) -> bool:
         """Whether some layer routes between experts."""
         return any(isinstance(kind.mlp, MoeMlp) for kind in self.layers.kinds.values())
+
+    def features(self) -> frozenset[str]:
+        """Return what goes beyond ordinary decoders; an engine must refuse what it does not account for."""
+        found = {name for kind in self.layers.kinds.values() for name in kind.features()}
+        if len({kind.attention for kind in self.layers.kinds.values()}) > len(
+            {kind.attention.kind for kind in self.layers.kinds.values()}
+        ):
+            found.add("attention shapes that differ from layer to layer")
+        if self.hyper_streams is not None:
+            found.add("hyper-connections")
+        if self.per_layer_dim is not None:
+            found.add("per-layer embeddings")
+        return frozenset(found)

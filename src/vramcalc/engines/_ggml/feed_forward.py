@@ -7,7 +7,7 @@ Source:
 from vramcalc.engines._ggml.builder import Builder
 from vramcalc.engines._ggml.tensor import I32, Tensor, cont, get_rows, like, mul_mat, mul_mat_id, reshape, view
 from vramcalc.specs.formats import F32
-from vramcalc.specs.model import GatedMlp, LatentAttention, MoeMlp, PlainMlp
+from vramcalc.specs.model import GatedMlp, LatentAttention, MoeMlp, NoMlp, PlainMlp
 
 _FLOAT_BYTES = 4
 
@@ -21,6 +21,8 @@ def feed_forward(builder: Builder, x: Tensor) -> Tensor:
             return builder.project("ffn_down", like("unary", builder.project("ffn_up", x)))
         case MoeMlp() as moe:
             return _experts(builder, x, moe)
+        case NoMlp():
+            return x
 
 
 def _gated(builder: Builder, x: Tensor, name: str, *, fused: bool = False) -> Tensor:

@@ -28,10 +28,13 @@ from vramcalc.formulas.kv_cache import cached_row_elements
 from vramcalc.specs.formats import F16, F32
 from vramcalc.specs.model import (
     BidirectionalAttention,
+    ChunkedAttention,
+    CompressedAttention,
     FullAttention,
     GatedMlp,
     LatentAttention,
     LayerKind,
+    NoAttention,
     SlidingAttention,
 )
 
@@ -110,7 +113,7 @@ def _cache(batch: Batch, layer: PlacedLayer) -> LayerCache:
     cells = batch.sliding_cells if is_sliding else batch.cells
     mask = graph_input((cells, n // batch.n_streams, 1, batch.n_streams), mask_format)
     cache = LayerCache(cells, mask, graph_input((n, 1, 1, 1), I64))
-    if isinstance(attention, LatentAttention):
+    if not isinstance(attention, FullAttention | SlidingAttention):
         return cache
     _, width = cached_row_elements(attention)
     cache.v_ids = graph_input((n if batch.flash_attention else n * width, 1, 1, 1), I64)
@@ -160,3 +163,5 @@ def _attention(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache
             return grouped_query(builder, x, attention, positions, cache)
         case LatentAttention() as attention:
             return latent(builder, x, attention, positions, cache)
+        case ChunkedAttention() | CompressedAttention() | NoAttention() as attention:
+            raise TypeError(f"no graph for {attention.kind} attention")  # HANDLES keeps such models out

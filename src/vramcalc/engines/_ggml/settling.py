@@ -9,7 +9,13 @@ from vramcalc.errors import RefusedError, UnknownNameError
 from vramcalc.formulas.recipes import resolve_recipe
 from vramcalc.specs.formats import CHECKPOINT, GGML, BlockFormat
 from vramcalc.specs.gpu import GpuSpec
-from vramcalc.specs.model import BidirectionalAttention, LatentAttention, ModelSpec
+from vramcalc.specs.model import (
+    FullAttention,
+    GroupedQueryAttention,
+    LatentAttention,
+    ModelSpec,
+    SlidingAttention,
+)
 from vramcalc.specs.workload import Workload
 
 CACHE_FORMATS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -51,7 +57,7 @@ def cache_formats(model: ModelSpec, workload: Workload, *, flash_attention: bool
             f"a quantised V cache ({v.name}) needs flash attention", "leave flash attention on, or keep V in f16"
         )
     for attention in kinds:
-        if isinstance(attention, LatentAttention | BidirectionalAttention):
+        if not isinstance(attention, FullAttention | SlidingAttention):
             continue
         for fmt in (k, v):
             if attention.head_dim % fmt.block_elements:
@@ -72,8 +78,9 @@ def uses_flash_attention(model: ModelSpec, gpus: tuple[GpuSpec, ...], workload: 
             if (major, minor) < _OLDEST_FLASH_CARD or (major, minor) == _CARD_WITHOUT_FLASH:
                 return False
     return all(
-        isinstance(kind.attention, LatentAttention) or kind.attention.head_dim in _FLASH_HEAD_DIMS
+        kind.attention.head_dim in _FLASH_HEAD_DIMS
         for kind in model.layers.kinds.values()
+        if isinstance(kind.attention, GroupedQueryAttention)
     )
 
 

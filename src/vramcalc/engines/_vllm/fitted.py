@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from vramcalc.engines._vllm.rules import ELEMENT_BYTES, RuleSet, is_multimodal
 from vramcalc.specs.formats import WeightFormat
-from vramcalc.specs.model import Dtype, GatedMlp, LatentAttention, Mlp, ModelSpec, MoeMlp, PlainMlp
+from vramcalc.specs.model import Dtype, GatedMlp, LatentAttention, Mlp, ModelSpec, MoeMlp, NoMlp, PlainMlp
 from vramcalc.units import MIB, ceil_div
 
 SAMPLER_SCRATCH_BYTES = 36 * MIB
@@ -109,6 +109,8 @@ def _mlp_token_bytes(mlp: Mlp, shape: StepShape) -> int:
             return ceil_div(ff, shape.tensor_parallel) * (2 * width + extra)
         case MoeMlp(shared_ff_dim=ff):
             return ceil_div(ff, shape.tensor_parallel) * (3 * width + extra)
+        case NoMlp():
+            return 0
 
 
 def _expert_workspace(shape: StepShape) -> int:

@@ -8,7 +8,7 @@ from vramcalc.placement.pipeline import stage_layers
 from vramcalc.placement.tensor_shares import VOCABULARY_MULTIPLE, Heads
 from vramcalc.specs.formats import ScaledFormat, WeightFormat
 from vramcalc.specs.machine import Machine
-from vramcalc.specs.model import ModelSpec, MoeMlp
+from vramcalc.specs.model import ModelSpec, MoeMlp, NoMlp
 from vramcalc.specs.workload import Workload
 from vramcalc.units import round_up
 
@@ -97,7 +97,7 @@ def _why_not(model: ModelSpec, fmt: WeightFormat, n_ranks: int, *, whole_experts
         if heads.n_kv_heads % n_ranks and n_ranks % heads.n_kv_heads:
             return f"{heads.n_kv_heads} KV heads"
         of_experts = isinstance(kind.mlp, MoeMlp)
-        if of_experts and whole_experts:
+        if isinstance(kind.mlp, NoMlp) or (of_experts and whole_experts):
             continue
         if kind.mlp.ff_dim % n_ranks:
             return f"feed-forward width {kind.mlp.ff_dim}"

@@ -7,7 +7,7 @@ from msgspec import Struct
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import driver_memory
 from vramcalc.specs.gpu import GpuSpec
-from vramcalc.specs.model import Attention, Dtype, LatentAttention, ModelSpec
+from vramcalc.specs.model import Attention, Dtype, GroupedQueryAttention, LatentAttention, ModelSpec
 from vramcalc.units import GIB, MIB
 
 Capability = tuple[int, int]
@@ -116,7 +116,7 @@ def is_multimodal(model: ModelSpec) -> bool:
 def has_sinks(model: ModelSpec) -> bool:
     """Whether attention has learned sinks, as gpt-oss does."""
     attentions = (kind.attention for kind in model.layers.kinds.values())
-    return any(not isinstance(a, LatentAttention) and a.sinks for a in attentions)
+    return any(isinstance(a, GroupedQueryAttention) and a.sinks for a in attentions)
 
 
 def family_starts(model: ModelSpec, *names: str) -> bool:
@@ -126,7 +126,7 @@ def family_starts(model: ModelSpec, *names: str) -> bool:
 
 def _has_wide_heads(model: ModelSpec) -> bool:
     attentions = (kind.attention for kind in model.layers.kinds.values())
-    return any(not isinstance(a, LatentAttention) and a.head_dim > _LARGE_HEAD for a in attentions)
+    return any(isinstance(a, GroupedQueryAttention) and a.head_dim > _LARGE_HEAD for a in attentions)
 
 
 def running_dtype(model: ModelSpec, dtype: Dtype, card: Capability) -> Dtype:

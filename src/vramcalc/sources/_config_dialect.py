@@ -1,0 +1,66 @@
+"""What a dialect of config.json can say of itself."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct, field
+
+Order = Literal["uniform", "types", "window", "upper_window", "blocks", "nemotron", "periods", "kimi", "compressed"]
+MlpOrder = Literal["dense", "moe", "first_dense", "sparse_step", "interleaved", "order", "hashed"]
+Names = dict[str, str]
+
+
+def words(text: str) -> frozenset[str]:
+    """Return the keys written in a text, blanks between them."""
+    return frozenset(text.split())
+
+
+class Dialect(Struct, frozen=True, kw_only=True):
+    """What a model type means beyond its keys. A trait that is a text names the key that decides it."""
+
+    family: str
+    names: Names = field(default_factory=dict)  # ours -> the dialect's
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    harmless: frozenset[str] = frozenset()
+    must_be_off: tuple[str, ...] = ()  # shapes we do not know
+    repeats: Names = field(default_factory=dict)  # keys that say again what another says -> our name of the other
+    tied: bool = False  # unless tie_word_embeddings says otherwise
+    norm: Literal["rms", "layer"] = "rms"
+    n_norms: int = 2
+    layer_order: Order = "uniform"
+    local: str = "sliding_attention"  # what stands between full layers where an interval says so
+    interval: tuple[str, int] | None = None  # its key and the class's own
+    attention: Literal["grouped", "latent", "compressed"] = "grouped"
+    qkv_bias: bool | str = False
+    output_bias: bool | str = False
+    qk_norm: Literal["none", "per_head", "whole"] = "none"
+    qk_norm_key: str | None = None  # only where it is true
+    sinks: bool = False
+    fused: bool = False
+    output_gate: Literal["none", "in_query", "per_head"] = "none"
+    gguf_window: bool = True
+    indexer: bool = False
+    mixer: Literal["none", "mamba1", "mamba2", "gated_delta", "kimi_delta"] = "none"
+    mixer_norms: bool = False  # mamba1's inner norms
+    mlp: Literal["gated", "plain"] = "gated"
+    mlp_bias: bool | str = False
+    mlp_order: MlpOrder = "dense"
+    shared: Literal["none", "count", "width"] = "none"
+    shared_gate: bool = False
+    gated_experts: bool = True
+    expert_bias: bool = False
+    router_bias: Literal["none", "parameter", "buffer"] = "none"
+    next_tokens: tuple[str, Literal["last", "full", "unknown"]] | None = None  # key, and what such a layer is
+    output_scale: bool = False
+    rope_f32: bool = False
+
+
+class Envelope(Struct, frozen=True, kw_only=True):
+    """A model type whose config nests that of its text model, with a tower beside."""
+
+    text: str
+    tower: str
+    tied: bool = False
+    harmless: frozenset[str] = frozenset()
+    tower_defaults: Mapping[str, object] | None = None  # of a class that builds its tower without being told to
+    text_names: Names = field(default_factory=dict)

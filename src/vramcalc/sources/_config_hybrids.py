@@ -1,0 +1,152 @@
+"""Dialects of recurrent and hybrid models.
+
+Source:
+    transformers 5.23, models/*/configuration_*.py and modeling_*.py.
+"""
+
+from collections.abc import Mapping
+
+from vramcalc.sources._config_decoders import EXPERTS, GRANITE_HARMLESS, ROUTED
+from vramcalc.sources._config_dialect import Dialect, Names, words
+
+_MAMBA_NAMES: Names = {
+    "mixer_heads": "mamba_n_heads",
+    "mixer_head_dim": "mamba_d_head",
+    "mixer_groups": "mamba_n_groups",
+    "mixer_state": "mamba_d_state",
+    "mixer_conv": "mamba_d_conv",
+    "mixer_conv_bias": "mamba_conv_bias",
+    "mixer_bias": "mamba_proj_bias",
+    "mixer_expand": "mamba_expand",
+    "mixer_rank": "mamba_dt_rank",
+}
+_MAMBA_HARMLESS = words(
+    "mamba_chunk_size chunk_size time_step_floor time_step_limit time_step_max time_step_min time_step_scale "
+    "time_step_init_scheme use_mamba_kernels use_mambapy use_associative_scan rescale_prenorm_residual "
+    "residual_in_fp32 num_logits_to_keep mamba_hidden_act mamba_ssm_cache_dtype mlp_hidden_act mamba_norm_before_gate"
+)
+
+HYBRIDS: Mapping[str, Dialect] = {
+    "nemotron_h": Dialect(
+        family="nemotron",
+        names=ROUTED
+        | {
+            "mixer_heads": "mamba_num_heads",
+            "mixer_head_dim": "mamba_head_dim",
+            "mixer_groups": "n_groups",
+            "mixer_state": "ssm_state_size",
+            "mixer_conv": "conv_kernel",
+            "mixer_conv_bias": "use_conv_bias",
+            "mixer_bias": "use_bias",
+            "shared_width": "moe_shared_expert_intermediate_size",
+        },
+        defaults={"head_dim": 128, "mixer_conv_bias": True},
+        n_norms=1,
+        layer_order="nemotron",
+        mixer="mamba2",
+        mlp="plain",
+        mlp_order="order",
+        shared="width",
+        gated_experts=False,
+        router_bias="buffer",
+        must_be_off=("attention_bias", "mamba_proj_bias", "mlp_bias"),
+        next_tokens=("num_nextn_predict_layers", "full"),
+        harmless=_MAMBA_HARMLESS | words("expand moe_shared_expert_overlap n_shared_experts time_step_rank"),
+    ),
+    "mamba": Dialect(
+        family="mamba",
+        names={
+            "mixer_state": "state_size",
+            "mixer_conv": "conv_kernel",
+            "mixer_conv_bias": "use_conv_bias",
+            "mixer_bias": "use_bias",
+            "mixer_expand": "expand",
+            "mixer_inner": "intermediate_size",
+            "mixer_rank": "time_step_rank",
+        },
+        defaults={"mixer_conv_bias": True},
+        tied=True,
+        n_norms=1,
+        layer_order="uniform",
+        local="linear_attention",
+        mixer="mamba1",
+        mlp_order="order",
+        harmless=_MAMBA_HARMLESS,
+    ),
+    "mamba2": Dialect(
+        family="mamba",
+        names={
+            "mixer_heads": "num_heads",
+            "mixer_head_dim": "head_dim",
+            "mixer_groups": "n_groups",
+            "mixer_state": "state_size",
+            "mixer_conv": "conv_kernel",
+            "mixer_conv_bias": "use_conv_bias",
+            "mixer_bias": "use_bias",
+        },
+        defaults={"mixer_conv_bias": True},
+        n_norms=1,
+        local="linear_attention",
+        mixer="mamba2",
+        mlp_order="order",
+        harmless=_MAMBA_HARMLESS | words("expand rms_norm time_step_rank norm_before_gate"),
+    ),
+    "granitemoehybrid": Dialect(
+        family="granite",
+        names=_MAMBA_NAMES
+        | EXPERTS
+        | {"moe_intermediate_size": "intermediate_size", "shared_width": "shared_intermediate_size"},
+        defaults={"mixer_conv_bias": True},
+        layer_order="types",
+        local="linear_attention",
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        mixer="mamba2",
+        mlp_order="moe",
+        shared="width",
+        harmless=_MAMBA_HARMLESS
+        | GRANITE_HARMLESS
+        | words("attention_multiplier mamba_expand normalization_function position_embedding_type init_method"),
+    ),
+    "jamba": Dialect(
+        family="jamba",
+        names=_MAMBA_NAMES | {"moe_intermediate_size": "intermediate_size"},
+        defaults={"mixer_conv_bias": True},
+        layer_order="periods",
+        mixer="mamba1",
+        mixer_norms=True,
+        mlp_order="order",
+        harmless=_MAMBA_HARMLESS,
+    ),
+    "falcon_h1": Dialect(
+        family="falcon",
+        names=_MAMBA_NAMES,
+        defaults={"mixer_conv_bias": True},
+        local="hybrid",
+        mixer="mamba2",
+        must_be_off=("attention_bias", "mlp_bias", "projectors_bias"),
+        harmless=_MAMBA_HARMLESS
+        | words(
+            "attention_in_multiplier attention_out_multiplier embedding_multiplier key_multiplier lm_head_multiplier "
+            "mamba_expand mamba_use_mlp mlp_expansion_factor mlp_multipliers ssm_in_multiplier ssm_multipliers "
+            "ssm_out_multiplier attn_layer_indices"
+        ),
+    ),
+    "kimi_linear": Dialect(
+        family="kimi",
+        names={"num_experts_per_tok": "num_experts_per_token", "n_shared_experts": "num_shared_experts"},
+        attention="latent",
+        layer_order="kimi",
+        mixer="kimi_delta",
+        mlp_order="first_dense",
+        shared="count",
+        router_bias="buffer",
+        next_tokens=("num_nextn_predict_layers", "unknown"),
+        must_be_off=("attention_bias", "mla_use_output_gate"),
+        harmless=words(
+            "head_dim qk_head_dim num_key_value_heads mla_use_nope model_max_length moe_renormalize "
+            "moe_router_activation_func "
+            "num_expert_group use_grouped_topk"
+        ),
+    ),
+}

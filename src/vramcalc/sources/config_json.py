@@ -1,0 +1,138 @@
+"""A model from its config.json, in any dialect known here; a key nobody knows is refused, never passed over."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vramcalc.errors import BadInputError
+from vramcalc.formulas.inventory import n_active_parameters, n_parameters
+from vramcalc.ledger import Basis
+from vramcalc.sources._config_dialect import Dialect, Envelope
+from vramcalc.sources._config_dialects import ARCHITECTURES, DIALECTS, ENVELOPES
+from vramcalc.sources._config_formats import MIXED, checkpoint_format
+from vramcalc.sources._config_keys import Keys, read_json
+from vramcalc.sources._config_layers import read_layers, read_sizes
+from vramcalc.sources._config_ropes import read_ropes
+from vramcalc.sources._config_towers import read_tower
+from vramcalc.specs.model import CountFact, ModelSpec
+
+_TOWER_POSITIONS = 8192  # vLLM 0.33, models/qwen3_vl.py
+_DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+
+
+def read_config(path: Path) -> ModelSpec:
+    """Return the model a config.json describes; ``path`` is the file or its folder.
+
+    An hf_quant_config.json beside it is read too. Raises ``UnavailableError`` where the file cannot be read, and
+    ``BadInputError`` naming the key where it says something not known here.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    raw = read_json(file)
+    beside = file.with_name("hf_quant_config.json")
+    quantised = read_json(beside) if beside.is_file() else None
+    envelope, text_type = _dialect_of(raw, str(file))
+    name = file.parent.name if file.name == "config.json" else file.stem
+    facts = _facts(raw, envelope, DIALECTS[text_type], str(file)) | {"id": name or text_type, "name": name or text_type}
+    facts |= {"source": str(file), "checkpoint_format": _format(raw, quantised, str(file))}
+    if facts["checkpoint_format"] == MIXED:
+        facts["notes"] += ["Quantised layer by layer: its size is in the checkpoint's files, not in its config.json."]
+    return _counted(facts, file)
+
+
+def _dialect_of(raw: dict[str, Any], where: str) -> tuple[Envelope | None, str]:
+    model_type = raw.get("model_type")
+    if isinstance(raw.get("text_config"), dict):
+        envelope = ENVELOPES.get(str(model_type))
+        if envelope is None:
+            raise _unknown_type(model_type, where)
+        return envelope, envelope.text
+    if isinstance(model_type, str) and model_type in DIALECTS:
+        return None, model_type
+    stated = raw.get("architectures")
+    architectures = stated if isinstance(stated, list) else []
+    found = [ARCHITECTURES[name] for name in architectures if isinstance(name, str) and name in ARCHITECTURES]
+    if not found:
+        raise _unknown_type(model_type, where)
+    return None, found[0]
+
+
+def _unknown_type(model_type: object, where: str) -> BadInputError:
+    return BadInputError(
+        f"{where}: key 'model_type': {model_type!r:.80} is not known",
+        "write the shape as an entry of your own models.yaml, and please report the model",
+    )
+
+
+def _facts(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect, where: str) -> dict[str, Any]:
+    top = Keys(raw, where)
+    keys = top if envelope is None else top.section("text_config", names=dialect.names, defaults=dialect.defaults)
+    if envelope is None:
+        keys = top = Keys(raw, where, dialect.names, dialect.defaults)
+    for name in dialect.must_be_off:
+        if keys.get(name):
+            raise keys.error(name, f"is {keys.get(name)!r:.40}, a shape that is not known")
+    keys.check_repeats(dialect.repeats)
+    stack, next_tokens, notes = read_layers(keys, dialect)
+    facts: dict[str, Any] = {"layers": stack, "notes": notes, "family": dialect.family, "norm": dialect.norm}
+    facts |= read_sizes(keys)
+    facts |= read_ropes(keys, dialect, stack)
+    if next_tokens is not None:
+        facts["next_token_layers"] = next_tokens
+    tied = keys.flag("tie_word_embeddings", default=dialect.tied if envelope is None else envelope.tied)
+    if envelope is not None:
+        tied = top.flag("tie_word_embeddings", default=tied)
+        facts["extra_tensors"] = _tower(top, envelope, facts)
+    dtype = _DTYPES.get(str(_either(keys, top, "dtype") or _either(keys, top, "torch_dtype") or ""))
+    if dtype is None:
+        facts["notes"] += ["Its config.json states no dtype; bf16 is taken."]
+    facts |= {"head": "tied" if tied else "separate", "dtype": dtype or "bf16"}
+    keys.ignore("quantization_config")
+    keys.check_all_known(dialect.harmless)
+    if envelope is not None:
+        top.ignore("quantization_config", "text_config")
+        top.check_all_known(envelope.harmless)
+    return facts
+
+
+def _either(keys: Keys, top: Keys, name: str) -> object:
+    return keys.get(name) or top.get(name)
+
+
+def _tower(top: Keys, envelope: Envelope, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    for other in ("audio_config", "speech_config"):
+        if other in top:
+            raise top.error(other, "describes a tower that is not known")
+    section = top.section("vision_config", defaults=envelope.tower_defaults or {})
+    if "vision_config" not in top:
+        if envelope.tower_defaults is None:
+            return []
+        facts["notes"] += ["Its config.json leaves out the vision tower; that of the model class is counted."]
+    if envelope.tower == "qwen_vl":  # the one tower whose rope vLLM keeps as a table
+        half_head = section.count("hidden_size") // max(1, section.count("num_heads")) // 2
+        facts["rope_tables"] = [*facts["rope_tables"], {"positions": _TOWER_POSITIONS, "dim": half_head}]
+    return read_tower(envelope.tower, section, top, facts["hidden_dim"])
+
+
+def _format(raw: dict[str, Any], beside: dict[str, Any] | None, where: str) -> str | None:
+    text = raw.get("text_config")
+    section = raw.get("quantization_config") or (text.get("quantization_config") if isinstance(text, dict) else None)
+    if section is not None and not isinstance(section, dict):
+        raise BadInputError(f"{where}: key 'quantization_config' is no object", "name the model's config.json")
+    return checkpoint_format(section, beside, where)
+
+
+def _counted(facts: dict[str, Any], file: Path) -> ModelSpec:
+    unknown = {"license": "unknown", "released": "unknown"}
+    uncounted = {"total": 1, "basis": Basis.DERIVED, "source": str(file)}
+    try:
+        model = ModelSpec.model_validate(unknown | facts | {"parameters": uncounted})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadInputError(
+            f"{file}: {where}: {first['msg'].removeprefix('Value error, ')}", "compare with the publisher's config.json"
+        ) from error
+    active = n_active_parameters(model) if model.is_moe else None
+    count = CountFact(total=n_parameters(model), active=active, basis=Basis.DERIVED, source=str(file))
+    return model.model_copy(update={"parameters": count})

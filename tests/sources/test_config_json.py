@@ -1,0 +1,274 @@
+"""Models read from published configs count what others count, and what is not known is refused by name.
+
+Source: parameter_counts.csv holds what transformers 5.23.0 counts when it builds each config without weights.
+"""
+
+import contextlib
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vramcalc.errors import AppError, BadInputError, ExitCode, UnavailableError
+from vramcalc.formulas.inventory import n_active_parameters, n_mtp_parameters, n_parameters, parameters_by_role
+from vramcalc.ledger import Basis
+from vramcalc.sources._config_keys import HARMLESS
+from vramcalc.sources.config_json import read_config
+from vramcalc.sources.registry import model_registry
+
+CONFIGS = Path(__file__).parent / "configs"
+ALL = sorted(path.stem for path in CONFIGS.glob("*.json") if "hf_quant" not in path.name)
+with (Path(__file__).parent / "parameter_counts.csv").open(encoding="utf-8", newline="") as file:
+    COUNTS = tuple(csv.DictReader(file))
+with (Path(__file__).parent / "built_counts.csv").open(encoding="utf-8", newline="") as file:
+    BUILT = tuple(csv.DictReader(file))
+
+
+def raw(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def write(folder: Path, config: object, beside: object = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    if beside is not None:
+        (folder / "hf_quant_config.json").write_text(json.dumps(beside), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("row", COUNTS, ids=lambda row: row["config"])
+def test_counts_equal_those_of_transformers(row: dict[str, str]) -> None:
+    model = read_config(CONFIGS / f"{row['config']}.json")
+    roles = parameters_by_role(model)
+
+    assert model.parameters.total == n_parameters(model) == int(row["total"])
+    assert model.parameters.basis is Basis.DERIVED
+    assert roles.get("embedding", 0) == int(row["embedding"])
+    assert roles.get("head", 0) == int(row["head"])
+    assert roles["norm"] == int(row["norm"])
+    assert roles.get("vision", 0) + roles.get("projector", 0) == int(row["vision"])
+
+
+@pytest.mark.parametrize("row", BUILT, ids=lambda row: row["config"])
+def test_types_without_a_published_config_count_what_transformers_builds(row: dict[str, str]) -> None:
+    assert n_parameters(read_config(CONFIGS / "built" / f"{row['config']}.json")) == int(row["total"])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_registry_has_the_same_shape(name: str) -> None:
+    read, kept = read_config(CONFIGS / f"{name}.json"), model_registry().resolve(name.replace("__", "/"))
+    if name == "MiniMaxAI__MiniMax-M3":  # the text model alone; the entry counts the tower too
+        assert n_parameters(read) == n_parameters(kept) - 865_567_232
+        return
+
+    assert n_parameters(read) == n_parameters(kept)
+    assert n_active_parameters(read) == n_active_parameters(kept)
+    assert [read.layers.kinds[k].mixer for k in read.layers.order()] == [
+        kept.layers.kinds[k].mixer for k in kept.layers.order()
+    ]
+    assert [read.layers.kinds[k].attention for k in read.layers.order()] == [
+        kept.layers.kinds[k].attention for k in kept.layers.order()
+    ]
+    assert read.context == kept.context
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [
+        pytest.param("nvidia__Llama-3_3-Nemotron-Super-49B-v1", 49_867_145_216, id="a width for each layer"),
+        pytest.param("moonshotai__Kimi-K2-Instruct", 1_026_408_209_408, id="Hugging Face's count less router biases"),
+        pytest.param("XiaomiMiMo__MiMo-7B-Base", 7_622_619_136, id="biases of Q, K and V, not of the output"),
+    ],
+)
+def test_counts_published_elsewhere(name: str, total: int) -> None:
+    assert n_parameters(read_config(CONFIGS / f"{name}.json")) == total
+
+
+@pytest.mark.parametrize(
+    ("name", "n_mtp"),
+    [
+        pytest.param(
+            "deepseek-ai__DeepSeek-V3",
+            11_610_067_968,
+            id="187107328 + 257*3*7168*2048 + 256*7168 + 2*7168*7168 + 5*7168",
+        ),
+        pytest.param("Qwen__Qwen3.5-27B", 424_699_392, id="104858112 + 3*5120*17408 + 2*5120*5120 + 5*5120"),
+        pytest.param("Qwen__Qwen3-8B", 0, id="none"),
+    ],
+)
+def test_multi_token_prediction_is_counted_apart(name: str, n_mtp: int) -> None:
+    assert n_mtp_parameters(read_config(CONFIGS / f"{name}.json")) == n_mtp
+
+
+@pytest.mark.parametrize(
+    ("name", "fmt"),
+    [
+        ("Qwen__Qwen3-8B", None),
+        ("Qwen__Qwen3-30B-A3B-FP8", "fp8-block"),
+        ("Qwen__Qwen3-32B-FP8-Static-PerTensor", "fp8"),
+        ("openai__gpt-oss-20b", "mxfp4"),
+        ("nvidia__GLM-5.1-NVFP4", "nvfp4"),
+        ("nvidia__MiniMax-M3-NVFP4", "modelopt-mixed"),
+    ],
+)
+def test_checkpoint_formats(name: str, fmt: str | None) -> None:
+    assert read_config(CONFIGS / f"{name}.json").checkpoint_format == fmt
+
+
+@pytest.mark.parametrize(
+    ("name", "fmt"),
+    [("nvidia__NVIDIA-Nemotron-3-Nano-30B-A3B-NVFP4", "nvfp4"), ("nvidia__DeepSeek-V4-Flash-NVFP4", "modelopt-mixed")],
+)
+def test_hf_quant_config_beside_it_is_read(tmp_path: Path, name: str, fmt: str) -> None:
+    beside = json.loads((CONFIGS / f"{name}.hf_quant_config.json").read_text(encoding="utf-8"))
+
+    assert read_config(write(tmp_path / name, raw(name), beside)).checkpoint_format == fmt
+
+
+@pytest.mark.parametrize(
+    ("section", "fmt"),
+    [
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "awq-4bit"),
+        ({"quant_method": "gptq", "bits": 8, "group_size": 128}, "gptq-8bit"),
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "nf4"),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "format": "pack-quantized",
+                "config_groups": {"group_0": {"weights": {"type": "int", "num_bits": 4, "group_size": 128}}},
+            },
+            "w4a16",
+        ),
+    ],
+)
+def test_methods_by_their_parameters(tmp_path: Path, section: dict[str, object], fmt: str) -> None:
+    folder = write(tmp_path / "m", raw("Qwen__Qwen3-8B") | {"quantization_config": section})
+
+    assert read_config(folder).checkpoint_format == fmt
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "named"),
+    [
+        ("Qwen__Qwen3-8B", {"num_extra_experts": 4}, "num_extra_experts"),
+        ("Qwen__Qwen3-8B", {"moe_intermediate_size": 768}, "moe_intermediate_size"),
+        ("Qwen__Qwen3-8B", {"num_key_value_heads": 5}, "n_kv_heads=5"),
+        ("Qwen__Qwen3-8B", {"hidden_size": None}, "hidden_size"),
+        ("Qwen__Qwen3-8B", {"hidden_size": "4096"}, "hidden_size"),
+        ("Qwen__Qwen3-8B", {"model_type": "qwen9"}, "qwen9"),
+        ("Qwen__Qwen3-8B", {"rope_scaling": {"rope_type": "spiral"}}, "spiral"),
+        ("Qwen__Qwen3-8B", {"quantization_config": {"quant_method": "magic"}}, "magic"),
+        ("Qwen__Qwen3-8B", {"quantization_config": {"quant_method": "awq", "bits": 3, "group_size": 128}}, "bits"),
+        (
+            "Qwen__Qwen3-8B",
+            {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 64}},
+            "group_size",
+        ),
+        ("Qwen__Qwen3-8B", {"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 64]}}, "64"),
+        ("openai__gpt-oss-20b", {"layer_types": ["sideways_attention"] * 24}, "sideways_attention"),
+        ("openai__gpt-oss-20b", {"layer_types": ["full_attention"] * 23}, "23 layers of 24"),
+        ("openai__gpt-oss-20b", {"experts_per_token": 8}, "experts_per_token"),
+        ("zai-org__GLM-5.3", {"indexer_types": ["full"] * 77 + ["half"]}, "half"),
+        ("zai-org__GLM-5.3", {"mlp_layer_types": ["wide"] * 78}, "wide"),
+        ("deepseek-ai__DeepSeek-V3", {"index_n_heads": 64}, "index_n_heads"),
+        ("deepseek-ai__DeepSeek-V4-Flash", {"compress_ratios": [8] * 44}, "compress_ratios"),
+        ("nvidia__Nemotron-H-56B-Base-8K", {"hybrid_override_pattern": "MX" * 59}, "X"),
+        ("deepseek-ai__DeepSeek-V3", {"attention_bias": True}, "attention_bias"),
+    ],
+)
+def test_what_is_not_known_is_refused_by_name(tmp_path: Path, name: str, change: dict[str, object], named: str) -> None:
+    with pytest.raises(BadInputError) as caught:
+        read_config(write(tmp_path / "m", raw(name) | change))
+
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint
+    assert caught.value.exit_code is ExitCode.BAD_INPUT
+
+
+@pytest.mark.parametrize("section", ["text_config", "vision_config"])
+def test_nested_sections_are_as_strict(tmp_path: Path, section: str) -> None:
+    config = raw("Qwen__Qwen3.5-27B")
+    config[section]["n_ghosts"] = 3
+
+    with pytest.raises(BadInputError, match=f"{section}: key 'n_ghosts'"):
+        read_config(write(tmp_path / "m", config))
+
+
+def test_an_audio_tower_is_refused(tmp_path: Path) -> None:
+    config = raw("google__gemma-4-26B-A4B") | {"audio_config": {"hidden_size": 1024}}
+
+    with pytest.raises(BadInputError, match="audio_config"):
+        read_config(write(tmp_path / "m", config))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[1]", "no object"),
+        (b"{", "no JSON"),
+        (b'{"a":' + b"[" * 40 + b"]" * 40 + b"}", "nested"),
+        (b"[" * 100_000, "no JSON"),
+        (b" " * ((8 << 20) + 1), "larger than 8 MiB"),
+    ],
+    ids=["list", "cut", "deep", "very deep", "large"],
+)
+def test_files_that_are_no_config(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+
+    with pytest.raises(BadInputError, match=said):
+        read_config(tmp_path)
+
+
+def test_a_missing_file_could_not_be_reached(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError):
+        read_config(tmp_path)
+
+
+def test_widths_of_gemma_4_that_reuses_caches(tmp_path: Path) -> None:
+    config = raw("google__gemma-4-26B-A4B")
+    text = config["text_config"] | {
+        "enable_moe_block": False,
+        "num_kv_shared_layers": 10,
+        "use_double_wide_mlp": True,
+        "hidden_size_per_layer_input": 256,
+    }
+    plain, reusing = (
+        read_config(write(tmp_path / str(i), config | {"text_config": t}))
+        for i, t in enumerate((config["text_config"] | {"enable_moe_block": False}, text))
+    )
+    # of the last 10 layers 8 are sliding (8 heads of 256), 2 full (2 of 512, values are keys): no K, V, norm of K;
+    # MLPs twice as wide; and an embedding of each token for each layer
+    caches = 8 * (2 * 2048 * 2816 + 256) + 2 * (1024 * 2816 + 512)
+    per_layer = 262144 * 30 * 256 + 30 * 256 * 2816 + 256 + 30 * (2 * 256 * 2816 + 2816)
+
+    assert n_parameters(reusing) - n_parameters(plain) == 10 * 3 * 2112 * 2816 + per_layer - caches
+
+
+KEYS = st.from_regex(r"[a-z_]{3,20}", fullmatch=True).filter(lambda key: key not in HARMLESS)
+
+
+@given(name=st.sampled_from(("Qwen__Qwen3-8B", "deepseek-ai__DeepSeek-V3.2", "openai__gpt-oss-20b")), key=KEYS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_unknown_key_is_named(tmp_path: Path, name: str, key: str) -> None:
+    with pytest.raises(BadInputError, match=key):
+        read_config(write(tmp_path / "m", raw(name) | {key: 1}))
+
+
+JUNK = st.one_of(st.none(), st.booleans(), st.integers(-2, 1 << 50), st.floats(), st.text(max_size=3), st.just([[1]]))
+
+
+@given(name=st.sampled_from(ALL), data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_junk_is_read_or_refused_but_never_a_crash(tmp_path: Path, name: str, data: st.DataObject) -> None:
+    config = raw(name)
+    section = config["text_config"] if data.draw(st.booleans()) and "text_config" in config else config
+    section[data.draw(st.sampled_from(sorted(section)))] = data.draw(JUNK)
+    with contextlib.suppress(AppError):
+        read_config(write(tmp_path / "m", config))
