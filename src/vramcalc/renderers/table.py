@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +28,9 @@ from vramcalc.reports.schema import DeviceReport, EstimateReport, Report
 from vramcalc.units import GIB
 
 _WIDEST = 140
+_GAP = 2
+_NEED = "need / budget"
+_LEFT = frozenset({"engine", "format", "device", "verdict"})
 _STYLES = {
     "fits": "bold green",
     "tight": "bold yellow",
@@ -76,9 +78,9 @@ def _draw(console: Console, report: Report, *, plot: bool) -> None:
         console.print()
         answered = [e for e in estimates if e.refusal is None]
         if answered:
-            table = _table(answered)
-            fits = Measurement.get(console, console.options.update(max_width=10**4), table).maximum <= console.width
-            console.print(table if fits else _list(answered))
+            header, rows = _cells(answered)
+            width = sum(max(len(row[i]) for row in (header, *rows)) + _GAP for i in range(len(header))) - _GAP
+            console.print(_table(header, rows) if width <= console.width else _list(answered))
         if plot:
             for estimate in answered:
                 _bars(console, estimate)
@@ -94,24 +96,29 @@ def _answer(estimates: tuple[EstimateReport, ...]) -> Text:
     return line.append(".")
 
 
-def _table(estimates: list[EstimateReport]) -> Table:
+def _cells(estimates: list[EstimateReport]) -> tuple[list[str], list[list[str]]]:
+    """Return the table's header and rows: a row per device, the estimate named on its first."""
     devices = [(e, *row) for e in estimates for row in _rows(e)]
     parts = [title for title, _, _ in _PARTS if any(_parts(device)[title] for _, _, device in devices)]
     several = len(devices) > len(estimates)
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for title in ("engine", "format", *(["device"] if several else [])):
-        table.add_column(title, no_wrap=True)
-    for title in (*parts, "need / budget"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    rows = []
     shown = None
     for estimate, label, device in devices:
         is_first, shown = estimate is not shown, estimate
-        cells = [engine_title(estimate), estimate.weight_format or ""] if is_first else ["", ""]
-        cells += [label] if several else []
-        cells += [_gib(_parts(device)[title]) for title in parts]
-        verdict = Text(VERDICT_WORDS[estimate.verdict] if is_first else "", style=_STYLES[estimate.verdict])
-        table.add_row(*cells, _need(device), verdict)
+        start = [engine_title(estimate), estimate.weight_format or ""] if is_first else ["", ""]
+        figures = [_gib(_parts(device)[title]) for title in parts]
+        verdict = VERDICT_WORDS[estimate.verdict] if is_first else ""
+        rows.append([*start, *([label] if several else []), *figures, _need(device), verdict])
+    return ["engine", "format", *(["device"] if several else []), *parts, _NEED, "verdict"], rows
+
+
+def _table(header: list[str], rows: list[list[str]]) -> Table:
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
+    for title in header:
+        table.add_column(title, justify="left" if title in _LEFT else "right", no_wrap=True)
+    styles = {words: _STYLES[verdict] for verdict, words in VERDICT_WORDS.items()}
+    for *cells, verdict in rows:
+        table.add_row(*cells, Text(verdict, style=styles.get(verdict, "")))
     return table
 
 
@@ -127,7 +134,7 @@ def _list(estimates: list[EstimateReport]) -> Table:
             for title, n_bytes in _parts(device).items():
                 if n_bytes:
                     grid.add_row(f"  {label} {title}", _gib(n_bytes))
-            grid.add_row(f"  {label} need / budget", _need(device))
+            grid.add_row(f"  {label} {_NEED}", _need(device))
     return grid
 
 
