@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 DEFAULT_ENGINES = ("ollama", "vllm")
 _TEXTBOOK_CONTEXT = 2048
 _ADVERTISED = re.compile(r"(\d+(?:\.\d+)?)([BM])")
+_PATH_MARKS = ("/", "\\")
 _SOURCE_PREFIXES = ("hf:", "ollama:", "https:", "http:")
 
 
@@ -121,9 +122,17 @@ def answer(request: Request) -> Report:
 
 
 def load_model(name: str, registries: Sequence[Path] = ()) -> ModelSpec:
-    """Return the spec of a model by id, alias, Hugging Face id or Ollama tag. Raises ``UnknownNameError``."""
-    if name.startswith(_SOURCE_PREFIXES) or name.endswith((".gguf", ".safetensors", ".json")):
-        raise UsageError(f"{name}: reading model files and hubs is not built in yet", "`vramcalc models` lists what is")
+    """Return the spec of a model by id, alias, Hugging Face id, Ollama tag, or path of a config.json or its folder.
+
+    Raises ``UnknownNameError``, or ``BadInputError`` naming the key of a config.json that is not understood.
+    """
+    if name.startswith(_SOURCE_PREFIXES) or name.endswith((".gguf", ".safetensors")):
+        fact = f"{name}: reading weights files and hubs is not built in yet"
+        raise UsageError(fact, "name a registry entry (`vramcalc models`) or the path of a config.json")
+    if name.endswith(".json") or (any(mark in name for mark in _PATH_MARKS) and Path(name).is_dir()):
+        from vramcalc.sources.config_json import read_config  # noqa: PLC0415 - start-up
+
+        return read_config(Path(name))
     return model_registry(registries).resolve(name)
 
 

@@ -233,6 +233,27 @@ def test_a_wrong_command_line_is_usage(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in result.stderr
 
 
+CONFIGS = Path(__file__).parents[1] / "sources" / "configs"
+
+
+def test_a_model_from_its_config(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    text = (CONFIGS / "meta-llama__Meta-Llama-3.1-8B.json").read_text("utf-8")
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    for name in (str(folder), str(folder / "config.json")):
+        (estimate,) = estimates("-m", name, "-g", "rtx3060", "-e", "vllm")
+        assert estimate["model"]["id"] == "mine"
+        assert estimate["model"]["n_parameters"] == 8_030_261_248
+        assert estimate["devices"][0]["weights_bytes"] == 16_094_077_696
+
+    (folder / "config.json").write_text(text.replace('"hidden_size"', '"hidden_width": 1, "hidden_size"'), "utf-8")
+    result = run("estimate", "-m", str(folder), "-g", "rtx3060")
+    assert result.exit_code == 4
+    assert "hidden_width" in result.stderr
+    assert run("estimate", "-m", str(tmp_path / "none" / "config.json"), "-g", "rtx3060").exit_code == 5
+
+
 def test_a_refused_combination_leaves_the_others_answered() -> None:
     ollama, vllm = estimates("-m", "deepseek-r1-8b", "-g", "rtx3060", "-q", "q8_0")
 

@@ -30,7 +30,9 @@ class System(StrEnum):
 class RequestOptions:
     """What is asked."""
 
-    model: Annotated[str, Option("--model", "-m", help="Registry id, alias, Hugging Face id or Ollama tag.")]
+    model: Annotated[
+        str, Option("--model", "-m", help="Registry id, alias, Hugging Face id, Ollama tag, or a config.json.")
+    ]
     gpu: Annotated[
         list[str], Option("--gpu", "-g", help="rtx3060, 2xrtx4090, rtx4090+rtx3060 or 11776MiB; repeat to compare.")
     ] = ()  # type: ignore[assignment]
