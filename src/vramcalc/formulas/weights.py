@@ -9,8 +9,10 @@ from msgspec import Struct
 from vramcalc.errors import UnknownNameError
 from vramcalc.formulas.inventory import TensorGroup, tensor_groups
 from vramcalc.formulas.recipes import gguf_tensors
-from vramcalc.specs.formats import CHECKPOINT, FLOATS, BlockFormat, ScaledFormat
+from vramcalc.specs.formats import CHECKPOINT, FLOATS, OTHER_RUNTIMES, BlockFormat, ScaledFormat
 from vramcalc.specs.model import ModelSpec, Role
+
+_SCALED = {**CHECKPOINT, **OTHER_RUNTIMES}
 
 
 class StoredTensor(Struct, frozen=True):
@@ -25,13 +27,13 @@ class StoredTensor(Struct, frozen=True):
 
 def stored_tensors(model: ModelSpec, weight_format: str) -> Iterator[StoredTensor]:
     """Yield what a file of this format holds. Raises ``UnknownNameError`` for a format nobody knows."""
-    if weight_format in CHECKPOINT or weight_format in FLOATS:
+    if weight_format in _SCALED or weight_format in FLOATS:
         yield from _checkpoint_tensors(model, weight_format)
         return
     try:
         tensors = gguf_tensors(model, weight_format)
     except UnknownNameError as error:
-        error.hint = error.hint or f"checkpoint formats are {', '.join(CHECKPOINT)}"
+        error.hint = error.hint or f"checkpoint formats are {', '.join(_SCALED)}"
         raise
     for tensor in tensors:
         group = tensor.group
@@ -56,5 +58,5 @@ def storage_of(group: TensorGroup, weight_format: str, dtype: str) -> BlockForma
     """Return how a checkpoint of ``weight_format`` stores one group: what the format keeps stays in ``dtype``."""
     if weight_format in FLOATS:
         return FLOATS[weight_format]
-    fmt = CHECKPOINT[weight_format]
+    fmt = _SCALED[weight_format]
     return FLOATS[dtype] if group.role in fmt.keeps or not group.is_matrix else fmt

@@ -94,13 +94,13 @@ GGML = {
 }
 
 # Formats of other runtimes, known for the size of their files. bitsandbytes 0.50: 64 elements share an absmax, which
-# double quantisation stores in 8 bits with a float per 256 of them. MLX: a scale and a bias of 16 bits per 64 elements,
-# embedding and head too. EXL: the average bits its quantiser was asked for, 6 for the head.
+# double quantisation stores in 8 bits with a float per 256 of them: 65 bits per 512 elements. MLX: a scale and a bias of
+# 16 bits per 64 elements, embedding and head too.
 OTHER_RUNTIMES = {
     f.name: f
     for f in (
         ScaledFormat("nf4", 4, 1, 64, 32, (6, 0)),
-        ScaledFormat("nf4-dq", 4, 1, 64 * 256, 256 * 8 + 32, (6, 0)),
+        ScaledFormat("nf4-dq", 4, 1, 512, 65, (6, 0)),
         ScaledFormat("llm-int8", 8, 1, 0, 32, (7, 5)),
         *(
             ScaledFormat(f"mlx-{bits}bit", bits, 1, 64, 32, (0, 0), frozenset({"norm", "vision", "projector"}))

@@ -5,7 +5,7 @@ from msgspec import Struct
 from vramcalc.engines._vllm.rules import capability, default_dtype, refuse_fp8_cache, running_dtype
 from vramcalc.errors import RefusedError, UnknownNameError
 from vramcalc.formulas.recipes import RECIPES
-from vramcalc.specs.formats import CHECKPOINT, FLOATS, FP8, GGML, BlockFormat, WeightFormat
+from vramcalc.specs.formats import CHECKPOINT, FLOATS, FP8, GGML, OTHER_RUNTIMES, BlockFormat, WeightFormat
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.model import Dtype, ModelSpec
 from vramcalc.specs.workload import Workload
@@ -60,7 +60,9 @@ def _refuse_foreign(name: str) -> None:
             f"vLLM does not load the GGUF format {name}: support moved out of its tree to a plugin",
             "take --engine llama.cpp or ollama for GGUF, or awq-4bit, gptq-4bit, w4a16, fp8 here",
         )
-    if name in _BITSANDBYTES:
+    if name.startswith("mlx-"):
+        raise RefusedError(f"{name} is MLX's own format; vLLM does not load it", "take w4a16, awq-4bit or fp8")
+    if name in _BITSANDBYTES or name in OTHER_RUNTIMES:
         raise RefusedError(
             f"vLLM does not load {name}: bitsandbytes support is no longer in its tree",
             "take awq-4bit, gptq-4bit, w4a16 or fp8",
