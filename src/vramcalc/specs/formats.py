@@ -94,8 +94,8 @@ GGML = {
 }
 
 # Formats of other runtimes, known for the size of their files. bitsandbytes 0.50: 64 elements share an absmax, which
-# double quantisation stores in 8 bits with a float per 256 of them: 65 bits per 512 elements. MLX: a scale and a bias of
-# 16 bits per 64 elements, embedding and head too.
+# double quantisation stores in 8 bits with a float per 256 of them: 65 bits per 512 elements. MLX: a scale and a bias
+# of 16 bits per 64 elements, embedding and head too.
 OTHER_RUNTIMES = {
     f.name: f
     for f in (
