@@ -1,6 +1,7 @@
 """Tensors counted from shapes against counts other people publish."""
 
 import time
+import timeit
 
 import pytest
 from hypothesis import given
@@ -112,11 +113,9 @@ def test_windows_are_stated() -> None:
 )
 def test_experts_are_counted_not_enumerated(model_id: str) -> None:
     model = REGISTRY.resolve(model_id)
-    start = time.perf_counter()
-    for _ in range(10):
-        tensor_groups(model)
 
-    assert (time.perf_counter() - start) / 10 < 0.005
+    # processor time, and the best of many: another process on the machine must not decide
+    assert min(timeit.repeat(lambda: tensor_groups(model), timer=time.process_time, number=1, repeat=50)) < 0.005
 
 
 @given(n_experts=st.integers(1, 64), active=st.integers(1, 64), ff=st.integers(1, 512), shared=st.integers(0, 512))

@@ -6,6 +6,7 @@ Source: llama.cpp 0c1e57098, and for the mixes not run there the copy in llama-c
 
 import csv
 import time
+import timeit
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
@@ -445,9 +446,8 @@ def test_columns_that_nothing_divides_stay_f16() -> None:
 
 
 def test_the_largest_model_takes_little_time() -> None:
-    def seconds() -> float:
-        start = time.perf_counter()
-        total_bytes(gguf_tensors(MODELS["deepseek-v3"], "q4_k_m"))
-        return time.perf_counter() - start
+    def build() -> int:
+        return total_bytes(gguf_tensors(MODELS["deepseek-v3"], "q4_k_m"))
 
-    assert min(seconds() for _ in range(5)) < 0.005
+    # processor time, and the best of many: another process on the machine must not decide
+    assert min(timeit.repeat(build, timer=time.process_time, number=1, repeat=50)) < 0.005
