@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from vramcalc.engines import ENGINE_NAMES, bind_engine, parse_engine
 from vramcalc.engines.base import Setup
-from vramcalc.errors import RefusedError, UsageError
+from vramcalc.errors import BadInputError, RefusedError, UsageError
 from vramcalc.estimation import estimate_outcome
 from vramcalc.formulas.inventory import n_parameters
 from vramcalc.reports.freeze import Asked, freeze_outcome, freeze_refusal
@@ -27,8 +27,10 @@ from vramcalc.specs.workload import Workload
 from vramcalc.units import parse_bytes, parse_count
 
 if TYPE_CHECKING:
+    from vramcalc.reports.accuracy import ValidationReport
     from vramcalc.reports.catalogue import Catalogue
     from vramcalc.reports.explanation import TextbookReport, WeightsReport
+    from vramcalc.validation import Comparison
 
 DEFAULT_ENGINES = ("ollama", "vllm")
 _TEXTBOOK_CONTEXT = 2048
@@ -179,6 +181,45 @@ def explain_weights(request: Request) -> "WeightsReport":
     model = load_model(request.model, request.registries)
     asked = next((q for q in request.quants if q), None)
     return weights_report(model, asked or model.checkpoint_format or model.dtype)
+
+
+def validate(engine: str | None = None, folder: Path | None = None) -> "ValidationReport":
+    """Return our error against the measured runs of a folder (default: our own), beside the table kept with them.
+
+    Raises ``BadInputError`` for files that are no measured runs, ``UnknownNameError`` for an engine nobody knows.
+    """
+    from vramcalc.reports.accuracy import freeze_accuracy  # noqa: PLC0415 - start-up
+    from vramcalc.sources.measured import PACKAGED, read_runs, read_table  # noqa: PLC0415
+    from vramcalc.validation import compare  # noqa: PLC0415
+
+    name = None if engine is None else parse_engine(engine)[0]
+    runs = [run for run in read_runs(folder or PACKAGED) if name in (None, run.engine)]
+    models, cards = model_registry(), gpu_registry()
+    comparisons: list[Comparison] = []
+    specs: dict[str, ModelSpec] = {}
+    machines: dict[str, Machine] = {}
+    for run in runs:
+        try:
+            parse_engine(run.engine)
+            if run.model not in specs:
+                specs[run.model] = models.resolve(run.model)
+            if run.machine not in machines:
+                machines[run.machine] = Machine(gpus=resolve_cards(run.machine, cards).gpus)
+            comparisons += compare(run, specs[run.model], machines[run.machine])
+        except UsageError as error:
+            raise BadInputError(f"measured run {run.id}: {error}", error.hint) from error
+    return freeze_accuracy(comparisons, read_table(folder or PACKAGED), name)
+
+
+def accuracy_file(report: "ValidationReport", folder: Path | None = None) -> tuple[Path, str]:
+    """Return where the table of a folder's runs is kept, and what it is to hold.
+
+    Raises ``UsageError`` where the table of an installed package would be overwritten.
+    """
+    from vramcalc.reports.accuracy import table_json  # noqa: PLC0415 - start-up
+    from vramcalc.sources.measured import PACKAGED, table_path  # noqa: PLC0415
+
+    return table_path(folder or PACKAGED), table_json(report)
 
 
 def _advertised(model: ModelSpec) -> int:

@@ -12,7 +12,7 @@ class ExitCode(IntEnum):
     OK = 0
     INTERNAL = 1  # Python's own, for an uncaught exception
     USAGE = 2  # the argument parser's own, and every combination refused
-    DOES_NOT_FIT = 3  # a verdict, not a failure; only with --check
+    DOES_NOT_FIT = 3  # a verdict, not a failure: with --check, or `validate` worse than the table kept
     BAD_INPUT = 4
     UNAVAILABLE = 5
 

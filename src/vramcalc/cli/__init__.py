@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from vramcalc.cli import catalogue, estimate, explain, schema
+from vramcalc.cli import catalogue, estimate, explain, schema, validate
 
 app = typer.Typer(
     name="vramcalc",
@@ -18,6 +18,7 @@ app.command("estimate")(estimate.estimate)
 app.command("explain")(explain.explain)
 app.add_typer(catalogue.catalogue_app("models", "models"), name="models")
 app.add_typer(catalogue.catalogue_app("gpus", "GPUs"), name="gpus")
+app.command("validate")(validate.validate)
 app.command("schema")(schema.schema)
 
 

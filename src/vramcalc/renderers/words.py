@@ -5,7 +5,7 @@ from collections import Counter
 from vramcalc.reports.schema import MOST_SEQUENCES_TRIED, DeviceReport, EstimateReport, GpuReport, MachineReport
 from vramcalc.units import format_gib
 
-_ENGINE_TITLES = {"ollama": "Ollama", "vllm": "vLLM", "llama.cpp": "llama.cpp"}
+ENGINE_TITLES = {"ollama": "Ollama", "vllm": "vLLM", "llama.cpp": "llama.cpp"}
 VERDICT_WORDS = {
     "fits": "fits",
     "tight": "tight",
@@ -18,12 +18,12 @@ VERDICT_WORDS = {
 
 def engine_title(estimate: EstimateReport) -> str:
     """Return e.g. ``"vLLM 0.33"``."""
-    return f"{_ENGINE_TITLES[estimate.engine.name]} {estimate.engine.version}".strip()
+    return f"{ENGINE_TITLES[estimate.engine.name]} {estimate.engine.version}".strip()
 
 
 def subject(estimate: EstimateReport) -> str:
     """Return e.g. ``"Ollama q4_k_m"``."""
-    return f"{_ENGINE_TITLES[estimate.engine.name]} {estimate.weight_format or ''}".strip()
+    return f"{ENGINE_TITLES[estimate.engine.name]} {estimate.weight_format or ''}".strip()
 
 
 def machine_words(machine: MachineReport, *, short: bool = False) -> str:

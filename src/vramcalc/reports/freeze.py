@@ -226,17 +226,13 @@ def _disk(host: Ledger, capacity_bytes: int) -> DeviceReport:
 
 
 def _placement(model: ModelSpec, placement: Placement) -> PlacementReport:
-    on_gpus = sum(device != HOST for device in placement.layers)
     moe_layers = [
         index for index, kind in enumerate(model.layers.order()) if isinstance(model.layers.kinds[kind].mlp, MoeMlp)
     ]
-    with_experts = sum(
-        all(placement.device_of(i, f"ffn_{part}_exps") != HOST for part in ("gate", "up", "down")) for i in moe_layers
-    )
     return PlacementReport(
-        gpu_layers=on_gpus + (placement.output_device != HOST),
+        gpu_layers=placement.gpu_layers,
         total_layers=model.layers.n_layers + 1,
-        expert_layers_on_gpu=with_experts if moe_layers else None,
+        expert_layers_on_gpu=sum(map(placement.experts_stay, moe_layers)) if moe_layers else None,
         layers_per_device=dict(Counter(placement.layers)),
         tensor_parallel=placement.tensor_parallel,
         pipeline_parallel=placement.pipeline_parallel,

@@ -4,11 +4,12 @@ from typing import Any
 
 from msgspec import json
 
+from vramcalc.reports.accuracy import ValidationReport
 from vramcalc.reports.catalogue import Catalogue
 from vramcalc.reports.explanation import TextbookReport, WeightsReport
 from vramcalc.reports.schema import ErrorReport, Report
 
-_ANSWERS = (Report, Catalogue, TextbookReport, WeightsReport, ErrorReport)
+_ANSWERS = (Report, Catalogue, TextbookReport, WeightsReport, ValidationReport, ErrorReport)
 
 
 def json_schema() -> dict[str, Any]:
@@ -16,7 +17,7 @@ def json_schema() -> dict[str, Any]:
     answers, definitions = json.schema_components(_ANSWERS, ref_template="#/$defs/{name}")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "vramcalc: an answer of `estimate` and `explain`, a listing, an explanation, or an error",
+        "title": "vramcalc: an answer of `estimate` and `explain`, a listing, an explanation, an accuracy, an error",
         "anyOf": list(answers),
         "$defs": definitions,
     }

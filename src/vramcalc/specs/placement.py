@@ -41,6 +41,15 @@ class Placement(Struct, frozen=True, kw_only=True):
         """Whether some layer, or some of its tensors, lives in host memory."""
         return HOST in self.layers or any(override.device == HOST for override in self.overrides)
 
+    @property
+    def gpu_layers(self) -> int:
+        """How many layers live on GPUs; the output head counts as one, as llama.cpp counts."""
+        return sum(device != HOST for device in (*self.layers, self.output_device))
+
+    def experts_stay(self, layer: int) -> bool:
+        """Return whether all experts of a layer live on GPUs."""
+        return all(self.device_of(layer, f"ffn_{part}_exps") != HOST for part in ("gate", "up", "down"))
+
     def layers_on(self, device: str) -> int:
         """Return how many layers a device holds."""
         return self.layers.count(device)
