@@ -128,7 +128,7 @@ def test_an_installed_table_is_not_overwritten(tmp_path: Path, monkeypatch: pyte
 
 def test_our_own_runs_cover_what_we_claim() -> None:
     runs = read_runs(PACKAGED)
-    known = set({model.id for model in model_registry().search()})
+    known = {model.id for model in model_registry().search()}
     quantities = {figure.quantity for run in runs for figure in run.figures}
 
     assert 400 <= len(runs) <= 600
