@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from vramcalc.errors import BadInputError, UnavailableError
+from vramcalc.errors import BadInputError
 from vramcalc.sources._config_dialect import words
+from vramcalc.sources.files import read_content
 
-_MOST_BYTES = 8 << 20
 _MOST_DEPTH = 32
 _MOST = 1 << 40  # no count in a config is larger
 
@@ -36,16 +36,7 @@ HARMLESS = words(
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object a JSON file holds. Raises ``UnavailableError`` or ``BadInputError``."""
     try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise UnavailableError(
-            f"{path} cannot be read: {error.strerror}", "check the path and its permissions"
-        ) from error
-    if len(content) > _MOST_BYTES:
-        raise BadInputError(f"{path} is larger than {_MOST_BYTES >> 20} MiB", "a config.json holds no weights")
-    try:
-        found = json.loads(content)
+        found = json.loads(read_content(path))
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0] or "nested too deep"
         raise BadInputError(f"{path} is no JSON: {reason}", "name the model's config.json") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from msgspec import DecodeError, ValidationError, convert, json
 
 from vramcalc.errors import BadInputError, UnavailableError, UsageError
-from vramcalc.sources.yaml_file import read_content
+from vramcalc.sources.files import read_content
 from vramcalc.specs.measured import RUN, UNITS, AccuracyTable, MeasuredFigure, MeasuredRun, Quantity
 from vramcalc.specs.workload import Workload
 from vramcalc.units import GIB, MIB

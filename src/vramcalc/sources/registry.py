@@ -10,7 +10,8 @@ from typing import Generic, TypeVar
 from msgspec import Struct
 
 from vramcalc.errors import BadInputError, UnknownNameError, UsageError
-from vramcalc.sources.yaml_file import Raw, parse_mapping, read_cached, read_content, user_folder, write_cached
+from vramcalc.sources.files import read_content
+from vramcalc.sources.yaml_file import Raw, parse_mapping, read_cached, user_folder, write_cached
 from vramcalc.specs.base import Spec
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.model import ModelSpec

@@ -10,9 +10,8 @@ from typing import Any
 import platformdirs
 from msgspec import DecodeError, json
 
-from vramcalc.errors import BadInputError, UnavailableError
+from vramcalc.errors import BadInputError
 
-_MOST_BYTES = 8 << 20
 _MOST_DEPTH = 24
 _CACHE_FORMAT = 1  # raise when what is cached changes shape
 
@@ -22,20 +21,6 @@ Raw = dict[str, Any]
 def user_folder() -> Path:
     """Return the folder of the user's own models.yaml and gpus.yaml."""
     return platformdirs.user_config_path("vramcalc", appauthor=False)
-
-
-def read_content(path: Path) -> bytes:
-    """Return a registry file's bytes. Raises ``UnavailableError``, or ``BadInputError`` over 8 MiB."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise UnavailableError(
-            f"{path} cannot be read: {error.strerror}", "check the path and its permissions"
-        ) from error
-    if len(content) > _MOST_BYTES:
-        raise BadInputError(f"{path} is larger than {_MOST_BYTES >> 20} MiB", "a registry holds specs, not weights")
-    return content
 
 
 def parse_mapping(content: bytes, path: Path) -> Raw:
