@@ -38,6 +38,7 @@ class FakeEngine:
     lines: list[Line]
     placement: Placement
     maps_weights: bool = True
+    margin_bytes: int = 0
     name: str = "fake"
     version: str = "1"
     weight_format: str = "f16"

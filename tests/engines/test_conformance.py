@@ -122,18 +122,17 @@ def test_the_limits_are_edges(name: str, model_id: str) -> None:
     asked = Workload(n_context=2048)
     settled = estimate_outcome(engine, machine, asked).proposal.workload
     limits = find_limits(engine, model, machine, asked, settled)
-    on_gpus = replace(settled, gpu_layers=model.layers.n_layers + 1)
+
+    def stays(workload: Workload) -> bool:
+        return estimate_outcome(engine, machine, workload).stays_on_gpus
 
     assert limits.max_context
     assert limits.max_sequences
-    many = replace(asked, n_sequences=limits.max_sequences, gpu_layers=model.layers.n_layers + 1)
-    assert estimate_outcome(engine, machine, many).stays_on_gpus
-    more = replace(many, n_sequences=limits.max_sequences + 1)
-    assert not estimate_outcome(engine, machine, more).stays_on_gpus
-    assert estimate_outcome(engine, machine, replace(on_gpus, n_context=limits.max_context)).stays_on_gpus
+    assert stays(replace(settled, n_context=limits.max_context))
+    assert stays(replace(asked, n_sequences=limits.max_sequences))
+    assert not stays(replace(asked, n_sequences=limits.max_sequences + 1))
     if limits.max_context < model.context // 256 * 256:
-        beyond = replace(on_gpus, n_context=limits.max_context + 256)
-        assert not estimate_outcome(engine, machine, beyond).stays_on_gpus
+        assert not stays(replace(settled, n_context=limits.max_context + 256))
 
 
 @pytest.mark.parametrize("name", ENGINE_NAMES)

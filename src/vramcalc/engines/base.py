@@ -53,6 +53,7 @@ class Engine(Protocol):
     name: str
     version: str  # the rule set in force, e.g. "0.33"
     weight_format: str
+    margin_bytes: int  # what its own placement keeps free on each GPU before it moves layers off
     maps_weights: bool  # weights in host memory are mapped from the file, so that more than fits can run
 
     def propose(self, workload: Workload) -> Proposal:

@@ -61,6 +61,7 @@ class Vllm:
     """vLLM bound to one model, machine, weight format and version."""
 
     name = NAME
+    margin_bytes = 0
     maps_weights = False
 
     def __init__(self, setup: Setup, rules: RuleSet, chosen: ChosenFormat) -> None:

@@ -1,6 +1,7 @@
 """What would help: the nearest settings under the same engine that keep the model on the GPUs."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 
 from msgspec.structs import replace
 
@@ -16,6 +17,7 @@ from vramcalc.units import format_gib
 _GGUF_FORMATS = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
 _FORMATS = {"vllm": ("fp8", "w4a16"), "ollama": _GGUF_FORMATS, "llama.cpp": _GGUF_FORMATS}
 _LEAST_USEFUL_CONTEXT = 2048
+_LARGER_SHARE = Fraction(95, 100)
 
 
 def find_advice(engine: str, setup: Setup, asked: Workload, outcome: Outcome, limits: Limits) -> tuple[str, ...]:
@@ -27,6 +29,8 @@ def find_advice(engine: str, setup: Setup, asked: Workload, outcome: Outcome, li
     found = []
     if 0 < shorter < context:
         found.append(f"--context {shorter} keeps it on the GPUs with everything else as it is")
+    if engine == "vllm":
+        found += _switches(outcome, setup, asked)
     if _fits_as_engine_places(outcome, setup, asked):
         found.append("leave --gpu-layers and --cpu-moe out: the engine's own placement keeps it on the GPUs")
         return tuple(found)
@@ -35,6 +39,18 @@ def find_advice(engine: str, setup: Setup, asked: Workload, outcome: Outcome, li
     if engine == "vllm" and not found:
         found.append("--engine ollama: it may keep some layers in host memory, which is slower but runs")
     return tuple(found)
+
+
+def _switches(outcome: Outcome, setup: Setup, asked: Workload) -> Iterator[str]:
+    """Yield vLLM's own switches that make room with context and format as they are."""
+    share = max(_LARGER_SHARE, asked.memory_share or _LARGER_SHARE)
+    changes = {
+        f"--memory-share {float(share):g} makes room": replace(asked, memory_share=share),
+        "--enforce-eager makes room: no CUDA graphs, slower decoding": replace(asked, enforce_eager=True),
+    }
+    for text, changed in changes.items():
+        if changed != asked and estimate_outcome(outcome.engine, setup.machine, changed).stays_on_gpus:
+            yield text
 
 
 def _fits_as_engine_places(outcome: Outcome, setup: Setup, asked: Workload) -> bool:

@@ -1,5 +1,7 @@
 """How far one machine and setting can go before the model leaves the GPUs."""
 
+from collections.abc import Callable
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -27,10 +29,9 @@ def find_limits(engine: Engine, model: ModelSpec, machine: Machine, asked: Workl
 
     Each sequence gets a cache of its own: slots and streams are left to the engine again.
     """
-    placed = _all_on_gpus(model, replace(asked, n_context=settled.n_context, n_slots=None, kv_unified=None))
-    sequences = largest_that_fits(
-        lambda n: _room(engine, machine, replace(placed, n_sequences=n)), upper=MOST_SEQUENCES
-    )
+    alone = replace(asked, n_context=settled.n_context, n_slots=None, kv_unified=None)
+    room = _room_of(engine, model, machine, alone)
+    sequences = largest_that_fits(lambda n: room(replace(alone, n_sequences=n)), upper=MOST_SEQUENCES)
     return Limits(longest_context(engine, model, machine, settled), sequences or None)
 
 
@@ -39,23 +40,30 @@ def longest_context(engine: Engine, model: ModelSpec, machine: Machine, settled:
 
     Searched in steps of 256 tokens, the granularity of llama.cpp's cache and a whole number of pages.
     """
-    placed = _all_on_gpus(model, settled)
+    room = _room_of(engine, model, machine, settled)
     steps = largest_that_fits(
-        lambda n: _room(engine, machine, replace(placed, n_context=n * _CONTEXT_STEP)),
-        upper=model.context // _CONTEXT_STEP,
+        lambda n: room(replace(settled, n_context=n * _CONTEXT_STEP)), upper=model.context // _CONTEXT_STEP
     )
     return steps * _CONTEXT_STEP or None
 
 
-def _all_on_gpus(model: ModelSpec, workload: Workload) -> Workload:
-    """Ask for every layer on the GPUs: engines that place layers then need not search."""
-    return replace(workload, gpu_layers=model.layers.n_layers + 1)
+def _room_of(
+    engine: Engine, model: ModelSpec, machine: Machine, workload: Workload
+) -> Callable[[Workload], int | None]:
+    """Return what the tightest GPU has left under a workload; below 0 where layers would leave, None where refused.
 
+    Every layer is asked onto the GPUs, so that an engine need not search for a placement; one that may place layers
+    itself moves some off as soon as less than its margin stays free.
+    """
+    margin = engine.margin_bytes if workload.gpu_layers is None else 0
+    n_layers = model.layers.n_layers + 1
 
-def _room(engine: Engine, machine: Machine, workload: Workload) -> int | None:
-    """Return what the tightest GPU has left; below 0 where the model would leave the GPUs, None where refused."""
-    try:
-        outcome = estimate_outcome(engine, machine, workload)
-    except RefusedError:
-        return None
-    return outcome.headroom_bytes if outcome.stays_on_gpus else min(-1, outcome.headroom_bytes)
+    def room(changed: Workload) -> int | None:
+        try:
+            outcome = estimate_outcome(engine, machine, replace(changed, gpu_layers=n_layers))
+        except RefusedError:
+            return None
+        left = outcome.headroom_bytes - margin
+        return left if outcome.stays_on_gpus else min(-1, left)
+
+    return room

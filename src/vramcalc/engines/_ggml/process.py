@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from vramcalc.engines._ggml.billing import Server, server_lines
+from vramcalc.engines._ggml.fit import MARGIN_BYTES
 from vramcalc.engines._ggml.meter import Meter
 from vramcalc.engines._ggml.placing import to_layout
 from vramcalc.engines._ggml.settling import DEFAULT_FORMAT, make_run
@@ -21,6 +22,7 @@ from vramcalc.specs.placement import Placement
 class LlamaProcess:
     """What llama.cpp and Ollama share; each proposes in its own way."""
 
+    margin_bytes = MARGIN_BYTES
     maps_weights = True
 
     def __init__(self, setup: Setup, version: str, weight_format: str) -> None:
