@@ -43,7 +43,6 @@ _QWEN3_NEXT = replace(
     shared_gate=True,
     names={"shared_width": "shared_expert_intermediate_size"},
     next_tokens=("num_nextn_predict_layers", "full"),
-    harmless=words("mamba_ssm_dtype"),
 )
 _QWEN3_5 = replace(
     _QWEN3_NEXT,
@@ -51,7 +50,7 @@ _QWEN3_5 = replace(
     mlp_order="moe",
     next_tokens=("mtp_num_hidden_layers", "full"),
     must_be_off=("mtp_use_dedicated_embeddings",),
-    harmless=words("mamba_ssm_dtype attn_output_gate mlp_only_layers"),
+    harmless=words("attn_output_gate mlp_only_layers"),
 )
 _DEEPSEEK = Dialect(
     family="deepseek",

@@ -218,7 +218,8 @@ def _mixer(keys: Keys, dialect: Dialect) -> Raw:
                 "inner_norms": dialect.mixer_norms,
             } | _mixer_biases(keys)
         case "mamba2":
-            return _mamba2(keys) | _mixer_biases(keys)
+            unset = "float32" if dialect.family == "nemotron" else "auto"
+            return _mamba2(keys, unset) | _mixer_biases(keys)
         case "gated_delta":
             return {
                 "kind": "gated_delta",
@@ -228,6 +229,7 @@ def _mixer(keys: Keys, dialect: Dialect) -> Raw:
                 "value_dim": keys.count("linear_value_head_dim"),
                 "conv_kernel": keys.count("linear_conv_kernel_dim"),
                 "fused": dialect.family == "qwen3-next",
+                "state_dtype": _state_dtype(keys, "mamba_ssm_dtype"),
             }
         case "kimi_delta":
             if "linear_num_heads" in keys:
@@ -248,7 +250,7 @@ def _mixer(keys: Keys, dialect: Dialect) -> Raw:
             raise keys.error("layer_types", "has a recurrent layer, which this model type has not")
 
 
-def _mamba2(keys: Keys) -> Raw:
+def _mamba2(keys: Keys, unset: str) -> Raw:
     n_heads, head_dim = keys.count("mixer_heads"), keys.get("mixer_head_dim", "auto")
     inner = keys.count("mamba_d_ssm", 0) or keys.count("hidden_size") * keys.count("mixer_expand", 2)
     return {
@@ -259,7 +261,13 @@ def _mamba2(keys: Keys) -> Raw:
         "state_dim": keys.count("mixer_state"),
         "conv_kernel": keys.count("mixer_conv"),
         "norm": keys.flag("mamba_rms_norm", default=True),
+        "state_dtype": _state_dtype(keys, "mamba_ssm_cache_dtype", unset),
     }
+
+
+def _state_dtype(keys: Keys, name: str, unset: str = "auto") -> str:
+    """Return the dtype of the recurrent state; Nemotron-H's is f32 where its config says nothing."""
+    return "f32" if keys.get(name, unset) == "float32" else "model"
 
 
 def _mixer_biases(keys: Keys) -> Raw:

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import driver_memory
+from vramcalc.formulas.kv_cache import indexer_row_elements
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.model import Attention, Dtype, GroupedQueryAttention, LatentAttention, ModelSpec
 from vramcalc.units import GIB, MIB
@@ -119,6 +120,11 @@ def has_sinks(model: ModelSpec) -> bool:
     return any(isinstance(a, GroupedQueryAttention) and a.sinks for a in attentions)
 
 
+def has_indexer(model: ModelSpec) -> bool:
+    """Whether some layer chooses the tokens it reads."""
+    return any(indexer_row_elements(kind.attention) for kind in model.layers.kinds.values())
+
+
 def family_starts(model: ModelSpec, *names: str) -> bool:
     """Whether the model's family, without separators, starts with one of ``names``."""
     return model.family.lower().replace("-", "").replace("_", "").replace(" ", "").startswith(names)
@@ -212,10 +218,12 @@ def block_tokens(model: ModelSpec, attention: Attention, card: Capability, *, fp
     """Return the tokens of a cache block that the attention kernel wants.
 
     Source:
-        vLLM 0.33, v1/attention/backends: FlashMLA 64, FlashInfer MLA 32, FlashInfer or FlashAttention with heads
-        wider than 256 64, all others 16.
+        vLLM 0.33, v1/attention/backends: FlashMLA and an indexer's 64, FlashInfer MLA 32, FlashInfer or FlashAttention
+        with heads wider than 256 64, all others 16.
     """
     if isinstance(attention, LatentAttention):
+        if has_indexer(model):
+            return 64
         if card[0] == _BLACKWELL:
             return 32
         return 64 if card[0] == _HOPPER and fp8_cache else 16
