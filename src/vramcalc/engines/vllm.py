@@ -25,7 +25,7 @@ from vramcalc.engines._vllm.rules import (
     n_graph_sizes,
     rules_for,
 )
-from vramcalc.engines._vllm.weights import RankWeights, WeightRules
+from vramcalc.engines._vllm.weights import RankWeights, WeightRules, indexer_buffers
 from vramcalc.engines.base import Budget, Pool, Proposal, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
@@ -219,6 +219,8 @@ class Vllm:
 
     def _rank_lines(self, workload: Workload, parallel: Parallel, stage: int, gpu: GpuSpec) -> Iterator[Line]:
         weights = self._stage_weights(parallel)[stage]
+        layers = parallel.stages(self._model.layers.n_layers)[stage]
+        weights = weights.beside(indexer_buffers(self._model, layers, workload.step_tokens or 0))
         yield billing.weight_line(weights, min(workload.cpu_offload_bytes, weights.n_bytes))
         plan = self._cache_plan(workload, parallel)
         if plan.groups:

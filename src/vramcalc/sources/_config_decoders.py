@@ -71,7 +71,7 @@ _GLM_DSA = replace(
     must_be_off=("attention_bias", "mlp_bias"),
     harmless=_DEEPSEEK.harmless
     | words(
-        "indexer_rope_interleave index_share_for_mtp_iteration index_skip_topk_offset index_topk_freq "
+        "index_share_for_mtp_iteration index_skip_topk_offset index_topk_freq "
         "index_topk_pattern moe_router_dtype"
     ),
 )
@@ -248,6 +248,7 @@ DECODERS: Mapping[str, Dialect] = {
         family="deepseek",
         names=ROUTED,
         attention="compressed",
+        rope_f32=True,
         layer_order="compressed",
         mlp_order="hashed",
         shared="count",

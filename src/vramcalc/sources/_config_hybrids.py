@@ -42,6 +42,7 @@ HYBRIDS: Mapping[str, Dialect] = {
         },
         defaults={"head_dim": 128, "mixer_conv_bias": True},
         n_norms=1,
+        has_rope=False,
         layer_order="nemotron",
         mixer="mamba2",
         mlp="plain",

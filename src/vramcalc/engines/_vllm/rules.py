@@ -130,7 +130,8 @@ def family_starts(model: ModelSpec, *names: str) -> bool:
     return model.family.lower().replace("-", "").replace("_", "").replace(" ", "").startswith(names)
 
 
-def _has_wide_heads(model: ModelSpec) -> bool:
+def has_wide_heads(model: ModelSpec) -> bool:
+    """Whether some head is wider than 256, as in Gemma 4."""
     attentions = (kind.attention for kind in model.layers.kinds.values())
     return any(isinstance(a, GroupedQueryAttention) and a.head_dim > _LARGE_HEAD for a in attentions)
 
@@ -145,7 +146,7 @@ def running_dtype(model: ModelSpec, dtype: Dtype, card: Capability) -> Dtype:
     """
     if dtype == "bf16" and card < _BF16:
         sandwiched = any(kind.n_norms == _SANDWICH_NORMS for kind in model.layers.kinds.values())
-        is_gemma_2_or_3 = family_starts(model, "gemma") and sandwiched and not _has_wide_heads(model)
+        is_gemma_2_or_3 = family_starts(model, "gemma") and sandwiched and not has_wide_heads(model)
         return "f32" if is_gemma_2_or_3 else "f16"
     return dtype
 
@@ -227,6 +228,6 @@ def block_tokens(model: ModelSpec, attention: Attention, card: Capability, *, fp
         if card[0] == _BLACKWELL:
             return 32
         return 64 if card[0] == _HOPPER and fp8_cache else 16
-    if _has_wide_heads(model) and (card[0] == _BLACKWELL or (card[0] == _HOPPER and fp8_cache)):
+    if has_wide_heads(model) and (card[0] == _BLACKWELL or (card[0] == _HOPPER and fp8_cache)):
         return 64
     return 16
