@@ -10,7 +10,7 @@ from functools import cached_property
 
 from vramcalc.engines._vllm import billing
 from vramcalc.engines._vllm.command import serve_command
-from vramcalc.engines._vllm.coverage import HANDLES, refuse_stages, refuse_uncovered
+from vramcalc.engines._vllm.coverage import HANDLES, is_unmeasured, refuse_stages, refuse_uncovered
 from vramcalc.engines._vllm.fitted import StepShape
 from vramcalc.engines._vllm.formats import ChosenFormat, cache_format, choose_format
 from vramcalc.engines._vllm.pages import CacheRules
@@ -56,9 +56,9 @@ def bind(setup: Setup) -> "Vllm":
             f"vLLM needs compute capability 7.0; {smallest.name} has {smallest.compute_capability}",
             "take --engine ollama or --engine llama.cpp",
         )
-    rules = rules_for(setup.version)
-    refuse_uncovered(setup.model, smallest, rules)
-    return Vllm(setup, rules, choose_format(setup.model, smallest, setup.weight_format))
+    rules, chosen = rules_for(setup.version), choose_format(setup.model, smallest, setup.weight_format)
+    refuse_uncovered(setup.model, smallest, rules, chosen.name)
+    return Vllm(setup, rules, chosen)
 
 
 class Vllm:
@@ -249,7 +249,7 @@ class Vllm:
             is_piped=parallel.pipeline > 1,
             whole_experts=parallel.whole_experts,
         )
-        measured = gpu.vendor == "nvidia" and not self._model.is_encoder
+        measured = gpu.vendor == "nvidia" and not self._model.is_encoder and not is_unmeasured(self._model)
         yield billing.activation_line(shape, self._rules, is_measured=measured)
         if not workload.enforce_eager:
             n_layers = len(parallel.stages(self._model.layers.n_layers)[stage])

@@ -70,10 +70,7 @@ _GLM_DSA = replace(
     repeats={"num_experts": "num_experts"},
     must_be_off=("attention_bias", "mlp_bias"),
     harmless=_DEEPSEEK.harmless
-    | words(
-        "index_share_for_mtp_iteration index_skip_topk_offset index_topk_freq "
-        "index_topk_pattern moe_router_dtype"
-    ),
+    | words("index_share_for_mtp_iteration index_skip_topk_offset index_topk_freq index_topk_pattern moe_router_dtype"),
 )
 _GEMMA = Dialect(
     family="gemma",

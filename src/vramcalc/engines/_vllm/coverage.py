@@ -33,20 +33,31 @@ HANDLES: frozenset[str] = frozenset(  # of ModelSpec.features()
     }
 )
 _SINCE_NEW_PLANNER = frozenset({"recurrent state", "indexer", "compressed attention"})
+_MIXED_IN_NVFP4 = _SINCE_NEW_PLANNER | {"values that are keys"}
 _INDEXER_MAJORS = (9, 10)
 _COMPRESSED_MAJOR = 9
 
 
-def refuse_uncovered(model: ModelSpec, gpu: GpuSpec, rules: RuleSet) -> None:
-    """Raise ``RefusedError`` for kinds of layers, cards and versions whose figures nobody has checked."""
+def refuse_uncovered(model: ModelSpec, gpu: GpuSpec, rules: RuleSet, weight_format: str) -> None:
+    """Raise ``RefusedError`` for kinds of layers, cards, formats and versions whose figures nobody has checked."""
     found = model.features() & _SINCE_NEW_PLANNER
     if found and not rules.reports_by_concurrency:
         raise RefusedError(
             f"{model.name} has {' and '.join(sorted(found))}, which is not modelled for vLLM {rules.version}",
             "leave the version out: the rules of vLLM 0.33 cover it",
         )
+    if weight_format == "nvfp4" and model.features() & _MIXED_IN_NVFP4:
+        raise RefusedError(
+            f"nvfp4 releases of models like {model.name} keep some layers in 16 bits, each release its own",
+            "take another --quant, or another release",
+        )
     _refuse_recurrent(model)
     _refuse_sparse(model, gpu)
+
+
+def is_unmeasured(model: ModelSpec) -> bool:
+    """Whether no logged run backs the activation peak and the graphs of the model's kinds of layers."""
+    return bool(model.features() & _SINCE_NEW_PLANNER)
 
 
 def refuse_stages(model: ModelSpec, parallel: Parallel) -> None:

@@ -8,7 +8,7 @@ from vramcalc.placement.pipeline import stage_layers
 from vramcalc.placement.tensor_shares import VOCABULARY_MULTIPLE, Heads
 from vramcalc.specs.formats import ScaledFormat, WeightFormat
 from vramcalc.specs.machine import Machine
-from vramcalc.specs.model import GatedDelta, KimiDelta, Mamba1, Mamba2, Mixer, ModelSpec, MoeMlp, NoMlp
+from vramcalc.specs.model import GatedDelta, KimiDelta, LayerKind, Mamba1, Mamba2, Mixer, ModelSpec, MoeMlp, NoMlp
 from vramcalc.specs.workload import Workload
 from vramcalc.units import round_up
 
@@ -91,13 +91,9 @@ def _why_not(model: ModelSpec, fmt: WeightFormat, n_ranks: int, *, whole_experts
     if n_ranks == 1:
         return ""
     for kind in model.layers.kinds.values():
-        heads = Heads.of(kind.attention)
-        if heads.n_heads % n_ranks:
-            return f"{heads.n_heads} heads"
-        if heads.n_kv_heads % n_ranks and n_ranks % heads.n_kv_heads:
-            return f"{heads.n_kv_heads} KV heads"
-        if _mixer_heads(kind.mixer) % n_ranks:
-            return f"{_mixer_heads(kind.mixer)} heads of a recurrent layer"
+        uneven = _uneven_heads(kind, n_ranks)
+        if uneven:
+            return uneven
         of_experts = isinstance(kind.mlp, MoeMlp)
         if isinstance(kind.mlp, NoMlp) or (of_experts and whole_experts):
             continue
@@ -107,6 +103,15 @@ def _why_not(model: ModelSpec, fmt: WeightFormat, n_ranks: int, *, whole_experts
             return f"{kind.mlp.ff_dim // n_ranks} columns of a rank are no whole groups of {fmt.name}"
     padded = round_up(model.vocabulary, VOCABULARY_MULTIPLE)
     return f"vocabulary {padded}" if padded % n_ranks else ""
+
+
+def _uneven_heads(kind: LayerKind, n_ranks: int) -> str:
+    heads = Heads.of(kind.attention)
+    if heads.n_heads % n_ranks:
+        return f"{heads.n_heads} heads"
+    if heads.n_kv_heads % n_ranks and n_ranks % heads.n_kv_heads:
+        return f"{heads.n_kv_heads} KV heads"
+    return f"{_mixer_heads(kind.mixer)} heads of a recurrent layer" if _mixer_heads(kind.mixer) % n_ranks else ""
 
 
 def _mixer_heads(mixer: Mixer | None) -> int:

@@ -100,10 +100,7 @@ def plan_cache(
             found = buckets.get(key) or PagedLayers(page.reach, page.span, page.block_tokens, ())
             buckets[key] = replace(found, pages=(*found.pages, (layer, page.n_bytes)))
     found_buckets = tuple(buckets.values())
-    if block_outermost:
-        groups = _packed(found_buckets)
-    else:
-        groups = _uniform(found_buckets) or _grouped(found_buckets)
+    groups = _packed(found_buckets) if block_outermost else _uniform(found_buckets) or _grouped(found_buckets)
     return CachePlan(groups, in_flight, tuple(_block_bytes(groups, stage) for stage in stages))
 
 

@@ -43,8 +43,17 @@ _PADDED_AFTER_LOADING = _INT4 | {"nvfp4"}
 _SMALLER_GROUPS = (64, 32)
 _F32_ROUTERS = "minimax"  # families whose model class keeps the router in f32
 _SPLIT_PROJECTORS = ("qwen", "llama")
-_KEPT = frozenset({"indexer.attn_k", "indexer.proj"})  # what no method quantises
-_F32_NAMES = ("hc_", "output_hc_", "indexer.k_norm")
+_KEPT = frozenset(  # what no method quantises
+    {
+        "indexer.attn_k",
+        "indexer.proj",
+        "attn_compressor_kv",
+        "attn_compressor_gate",
+        "indexer_compressor_kv",
+        "indexer_compressor_gate",
+    }
+)
+_F32_NAMES = ("hc_", "output_hc_", "indexer.k_norm", "ssm_a", "ffn_gate_tid2eid")
 _WORKSPACE_BYTES = 8_433_672
 _BOTH_ENDS = "qwen"  # families whose model class, where it has experts, keeps embedding and head on every stage
 
@@ -109,7 +118,7 @@ class WeightRules(Struct, frozen=True, kw_only=True):
     def _add_buffers(self, parts: list[dict[str, int]], ranges: Iterable[range]) -> None:
         """Add the rope tables, which every rank keeps in full, and the scales of its attention layers.
 
-        gpt-oss keeps its table in f32 (model_executor/models/gpt_oss.py); all others in the model's dtype unless stated.
+        gpt-oss keeps its table in f32 (model_executor/models/gpt_oss.py); others in the model's dtype unless stated.
         """
         order, kinds = self.model.layers.order(), self.model.layers.kinds
         tables = sum(table.positions * table.dim * self._rope_bytes(table) for table in self.model.rope_tables)
@@ -138,15 +147,20 @@ class WeightRules(Struct, frozen=True, kw_only=True):
         """Return the bytes of the group's tensors in one layer."""
         fmt = self._format_of(group)
         *rows, columns = self._padded(group).shape
-        if not rows or _is_f32(group):
-            return prod(group.shape) * ELEMENT_BYTES["f32" if _is_f32(group) else self.dtype] * group.copies
+        if not rows or _takes_4_bytes(group):
+            return prod(group.shape) * ELEMENT_BYTES["f32" if _takes_4_bytes(group) else self.dtype] * group.copies
         one = fmt.matrix_bytes(prod(rows), columns)
         if group.role == "experts" and self.fmt.name == "gptq-4bit" and fmt is self.fmt:
             one += rows[0] * ELEMENT_BYTES[self.dtype]  # a bias per expert matrix, dropped when loading ends
         return one * group.copies
 
     def _is_scaled(self, group: TensorGroup) -> bool:
-        return isinstance(self.fmt, ScaledFormat) and group.is_matrix and group.role not in self.fmt.keeps and group.name not in _KEPT
+        return (
+            isinstance(self.fmt, ScaledFormat)
+            and group.is_matrix
+            and group.role not in self.fmt.keeps
+            and group.name not in _KEPT
+        )
 
     def _format_of(self, group: TensorGroup) -> WeightFormat:
         """Return the format of a group; expert shares that 128 does not divide take smaller scale groups."""
@@ -154,7 +168,7 @@ class WeightRules(Struct, frozen=True, kw_only=True):
             is_f32 = group.role == "router" and family_starts(self.model, _F32_ROUTERS)
             return FLOATS["f32" if is_f32 else self.dtype]
         if self.fmt.name not in _REGROUPED or not self._has_narrow_experts(group):
-            return self.fmt
+            return self.fmt.of(group.role)
         size = next((s for s in _SMALLER_GROUPS if _expert_share(group) % s == 0), _SMALLER_GROUPS[-1])
         if self.fmt.name == "fp8-block":
             return replace(self.fmt, group_rows=size, group_columns=size)
@@ -211,10 +225,10 @@ def _values_are_keys(attention: Attention) -> bool:
     return isinstance(attention, GroupedQueryAttention) and attention.v_is_k
 
 
-def _is_f32(group: TensorGroup) -> bool:
-    """Whether the model classes keep the tensor in f32 whatever the model's dtype."""
+def _takes_4_bytes(group: TensorGroup) -> bool:
+    """Whether the model classes keep the tensor in f32 or int32 whatever the model's dtype."""
     is_correction = group.name == "ffn_gate_inp.bias" and not group.is_parameter
-    return is_correction or group.name == "ssm_a" or group.name.startswith(_F32_NAMES) or group.name.endswith("_ape")
+    return is_correction or group.name.startswith(_F32_NAMES) or group.name.endswith("_ape")
 
 
 def indexer_buffers(model: ModelSpec, layers: range, step_tokens: int) -> dict[str, int]:
