@@ -111,6 +111,8 @@ def _uneven_heads(kind: LayerKind, n_ranks: int) -> str:
         return f"{heads.n_heads} heads"
     if heads.n_kv_heads % n_ranks and n_ranks % heads.n_kv_heads:
         return f"{heads.n_kv_heads} KV heads"
+    if isinstance(kind.mixer, Mamba2) and kind.mixer.n_groups % n_ranks and kind.mixer.n_groups > 1:
+        return f"{kind.mixer.n_groups} groups of a recurrent layer"
     return f"{_mixer_heads(kind.mixer)} heads of a recurrent layer" if _mixer_heads(kind.mixer) % n_ranks else ""
 
 

@@ -135,6 +135,8 @@ def _model_notes(model: ModelSpec, chosen: ChosenFormat, settled: Workload) -> I
             "each sequence holds two or three recurrent states per layer, as prefix caching is on, each padded to a "
             "block of attention"
         )
+    if any(isinstance(kind.attention, CompressedAttention) for kind in model.layers.kinds.values()):
+        yield "the compressed cache is in fp8 with 16-bit rope, whatever --kv-type says"
     if is_unmeasured(model):
         yield "no measured run backs the activation peak and graphs of this kind of layers; they are assumed"
     if model.is_encoder:

@@ -26,6 +26,8 @@ from vramcalc.specs.model import (
     Dtype,
     GroupedQueryAttention,
     LatentAttention,
+    Mamba2,
+    Mixer,
     ModelSpec,
     NoAttention,
     RopeTable,
@@ -53,6 +55,7 @@ _KEPT = frozenset(  # what no method quantises
         "indexer_compressor_gate",
     }
 )
+_GROUPED = frozenset({"ssm_in", "ssm_conv1d", "ssm_conv1d.bias"})  # tensors that hold Mamba-2's B and C
 _F32_NAMES = ("hc_", "output_hc_", "indexer.k_norm", "ssm_a", "ffn_gate_tid2eid")
 _WORKSPACE_BYTES = 8_433_672
 _BOTH_ENDS = "qwen"  # families whose model class, where it has experts, keeps embedding and head on every stage
@@ -94,7 +97,8 @@ class WeightRules(Struct, frozen=True, kw_only=True):
         for group in tensor_groups(self.model):
             kind = self.model.layers.kinds[order[group.layers[0]]] if group.layers else None
             heads = Heads.of(kind.attention) if kind else None
-            share = self._on_rank(group, heads, tensor_parallel, whole_experts=whole_experts)
+            whole = _with_copied_groups(group, kind.mixer if kind else None, tensor_parallel)
+            share = self._on_rank(whole, heads, tensor_parallel, whole_experts=whole_experts)
             if kind and group.name == "attn_k" and _values_are_keys(kind.attention):
                 share = replace(share, copies=2 * share.copies)  # vLLM gives V a matrix of its own, equal to K's
             n_bytes, (name, change) = self._stack_bytes(share), self._change(share)
@@ -223,6 +227,18 @@ class WeightRules(Struct, frozen=True, kw_only=True):
 
 def _values_are_keys(attention: Attention) -> bool:
     return isinstance(attention, GroupedQueryAttention) and attention.v_is_k
+
+
+def _with_copied_groups(group: TensorGroup, mixer: Mixer | None, n_ranks: int) -> TensorGroup:
+    """Return a Mamba-2 tensor with as many groups of B and C as ranks, where the ranks do not divide the groups.
+
+    Source:
+        vLLM 0.33, model_executor/layers/mamba/mamba_utils.py, extra_groups_for_head_shards.
+    """
+    if not isinstance(mixer, Mamba2) or group.name not in _GROUPED or mixer.n_groups % n_ranks == 0:
+        return group
+    rows = group.shape[0] + 2 * (n_ranks - mixer.n_groups) * mixer.state_dim
+    return replace(group, shape=(rows, *group.shape[1:]))
 
 
 def _takes_4_bytes(group: TensorGroup) -> bool:
