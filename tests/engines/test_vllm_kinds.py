@@ -176,6 +176,22 @@ def test_values_that_are_keys_have_a_matrix_and_towers_of_gemma_4_are_whole() ->
     assert whole["projector"] == half["projector"]
 
 
+@pytest.mark.parametrize(
+    ("name", "n", "before"),
+    [
+        pytest.param("Qwen3.5-27B", 1, 54_747_606_368, id="delta net, tower"),
+        pytest.param("Qwen3-Next-80B", 1, 159_382_339_616, id="delta net, gated shared experts"),
+        pytest.param("Nemotron-3-Nano-30B", 2, 31_586_006_672, id="Mamba-2, experts without gate"),
+        pytest.param("Nemotron-H-56B", 8, 14_082_797_296, id="Mamba-2"),
+        pytest.param("DeepSeek-V3.2", 4, 170_721_817_728, id="indexer"),
+    ],
+)
+def test_weights_before_loading_ends_are_the_model_classes_to_the_byte(name: str, n: int, before: int) -> None:
+    weights = line_of(ledger_of(MODELS[name], n=n, tensor_parallel=n), Component.WEIGHTS)
+
+    assert sum(size for part, size in weights.values.items() if part != "latent_copies") == before
+
+
 def test_an_indexer_brings_buffers() -> None:
     weights = line_of(ledger_of(MODELS["DeepSeek-V3.2"], n=8), Component.WEIGHTS)
 

@@ -56,7 +56,8 @@ _KEPT = frozenset(  # what no method quantises
     }
 )
 _GROUPED = frozenset({"ssm_in", "ssm_conv1d", "ssm_conv1d.bias"})  # tensors that hold Mamba-2's B and C
-_F32_NAMES = ("hc_", "output_hc_", "indexer.k_norm", "ssm_a", "ffn_gate_tid2eid")
+_F32_PARTS = ("hc_", "output_hc_", "indexer.k_norm")
+_F32_NAMES = frozenset({"ssm_a", "ffn_gate_tid2eid"})
 _WORKSPACE_BYTES = 8_433_672
 _BOTH_ENDS = "qwen"  # families whose model class, where it has experts, keeps embedding and head on every stage
 
@@ -244,7 +245,8 @@ def _with_copied_groups(group: TensorGroup, mixer: Mixer | None, n_ranks: int) -
 def _takes_4_bytes(group: TensorGroup) -> bool:
     """Whether the model classes keep the tensor in f32 or int32 whatever the model's dtype."""
     is_correction = group.name == "ffn_gate_inp.bias" and not group.is_parameter
-    return is_correction or group.name.startswith(_F32_NAMES) or group.name.endswith("_ape")
+    is_named = group.name in _F32_NAMES or group.name.startswith(_F32_PARTS) or group.name.endswith("_ape")
+    return is_correction or is_named
 
 
 def indexer_buffers(model: ModelSpec, layers: range, step_tokens: int) -> dict[str, int]:
