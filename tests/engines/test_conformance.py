@@ -32,6 +32,9 @@ MODEL_IDS = (
     "deepseek-v2-lite",  # latent
     "llama-3.3-70b",
     "bge-m3",  # encoder
+    "qwen3.5-27b",  # recurrent beside attention
+    "deepseek-v3.2",  # indexer
+    "llama-4-scout",  # chunked
 )
 MACHINES = ("rtx3060", "2xrtx4090", "h100", "11776MiB", "rtx4090+rtx3060", "t4")
 

@@ -96,7 +96,8 @@ def test_the_pool_is_the_planners(row: dict[str, str]) -> None:
         kv_cache_memory_bytes=int(row["avail_bytes_per_gpu"]),
     )
     pool = bound.pool(proposal, ledger)
-    least = max(line.n_bytes for line in ledger.of_component(Component.KV_CACHE).lines)
+    cached = Ledger(tuple(line for line in ledger.lines if line.component in (Component.KV_CACHE, Component.STATE)))
+    least = max(cached.on(f"gpu{rank}").n_bytes for rank in range(tensor * pipeline))
 
     assert pool
     assert pool.block_tokens == int(row["block_size"])
@@ -532,7 +533,14 @@ def test_ranks_sum_to_the_model_and_what_is_replicated(
     n=st.sampled_from([1, 2, 4]),
 )
 def test_every_formula_evaluates_to_its_line(name: str, gpu: str, version: str, n: int) -> None:
-    bound = engine(name, gpu, n, version=version)
+    newer = MODELS[name].features() & {"indexer", "recurrent state", "compressed attention"}
+    try:
+        bound = engine(name, gpu, n, version=version)
+    except RefusedError:
+        bound = None
+    if bound is None:
+        assert newer
+        return
     proposal, ledger = settled(bound, n_context=128)
 
     assert bound.propose(replace(proposal.workload)).workload == proposal.workload

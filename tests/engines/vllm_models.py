@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from vramcalc.sources.registry import model_registry
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec
@@ -117,16 +118,6 @@ def _gpt_oss_20b() -> ModelSpec:
     return model("gpt-oss-20b", 2880, 201088, layers, ((131072, 64),), checkpoint_format="mxfp4")
 
 
-def _gemma4_26b() -> ModelSpec:
-    experts = moe(128, 8, 704, shared_ff_dim=2112)
-    kinds = {
-        "local": {"attention": sliding(1024, 16, 8, 256, qk_norm="per_head"), "mlp": experts, "n_norms": 4},
-        "global": {"attention": gqa(16, 2, 512, qk_norm="per_head"), "mlp": experts, "n_norms": 4},
-    }
-    layers = {"n_layers": 30, "kinds": kinds, "pattern": ("local",) * 5 + ("global",)}
-    return model("Gemma-4-26B-A4B", 2816, 262144, layers, ((262144, 256),), head="tied")
-
-
 def _gemma2(name: str, n: int, hidden: int, heads: tuple[int, int, int], ff: int) -> ModelSpec:
     kinds = {
         "local": {"attention": sliding(4096, *heads), "mlp": gated(ff), "n_norms": 4},
@@ -209,7 +200,6 @@ def _all_models() -> list[ModelSpec]:
         _gemma2("gemma-2-2b", 26, 2304, (8, 4, 256), 9216),
         _gemma2("gemma-2-27b", 46, 4608, (32, 16, 128), 36864),
         _gemma3_27b(),
-        _gemma4_26b(),
         _gpt_oss_20b(),
         model(
             "bge-m3",
@@ -277,4 +267,17 @@ def machine(gpu: str, n: int = 1, nodes: int = 1) -> Machine:
     return Machine((GPUS[gpu],) * n, nodes)
 
 
+_REGISTERED = {
+    "DeepSeek-V3.2": "deepseek-v3.2",
+    "DeepSeek-V4-Flash": "deepseek-v4-flash",
+    "GLM-5": "glm-5",
+    "Gemma-4-26B-A4B": "gemma-4-26b-a4b",
+    "Llama-4-Scout": "llama-4-scout-17b-16e",
+    "Nemotron-3-Nano-30B": "nemotron-3-nano-30b-a3b",
+    "Nemotron-H-56B": "nemotron-h-56b",
+    "Qwen3-Next-80B": "qwen3-next-80b-a3b",
+    "Qwen3.5-27B": "qwen3.5-27b",
+}
+_REGISTRY = model_registry()
 MODELS = {spec.name: spec for spec in _all_models()}
+MODELS |= {name: _REGISTRY.resolve(model_id) for name, model_id in _REGISTERED.items()}

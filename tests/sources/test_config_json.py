@@ -114,6 +114,8 @@ def test_multi_token_prediction_is_counted_apart(name: str, n_mtp: int) -> None:
         ("openai__gpt-oss-20b", "mxfp4"),
         ("nvidia__GLM-5.1-NVFP4", "nvfp4"),
         ("nvidia__MiniMax-M3-NVFP4", "modelopt-mixed"),
+        ("deepseek-ai__DeepSeek-V4-Flash", "fp8-mxfp4"),
+        ("sgl-project__DeepSeek-V4-Flash-FP8", "fp8-block"),
     ],
 )
 def test_checkpoint_formats(name: str, fmt: str | None) -> None:

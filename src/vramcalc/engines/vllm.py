@@ -10,8 +10,10 @@ from functools import cached_property
 
 from vramcalc.engines._vllm import billing
 from vramcalc.engines._vllm.command import serve_command
+from vramcalc.engines._vllm.coverage import HANDLES, is_unmeasured, refuse_stages, refuse_uncovered
 from vramcalc.engines._vllm.fitted import StepShape
 from vramcalc.engines._vllm.formats import ChosenFormat, cache_format, choose_format
+from vramcalc.engines._vllm.pages import CacheRules
 from vramcalc.engines._vllm.parallel import Parallel, choose_parallel
 from vramcalc.engines._vllm.pool import CachePlan, plan_cache
 from vramcalc.engines._vllm.proposing import fill_in, place, read_parallel, write_notes
@@ -19,23 +21,23 @@ from vramcalc.engines._vllm.rules import (
     LEAST_CAPABILITY,
     RULE_SETS,
     RuleSet,
-    block_tokens,
     capability,
     n_graph_sizes,
     rules_for,
 )
-from vramcalc.engines._vllm.weights import RankWeights, WeightRules
+from vramcalc.engines._vllm.weights import RankWeights, WeightRules, step_buffers
 from vramcalc.engines.base import Budget, Pool, Proposal, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.ledger import Component, Ledger, Line
-from vramcalc.specs.formats import FP8, BlockFormat
+from vramcalc.specs.formats import BlockFormat
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.workload import Workload
 from vramcalc.units import ceil_div
 
+__all__ = ["HANDLES", "NAME", "VERSIONS", "Vllm", "bind"]
+
 NAME = "vllm"
-HANDLES: frozenset[str] = frozenset({"attention shapes that differ from layer to layer"})  # of ModelSpec.features()
 VERSIONS = tuple(rules.version for rules in RULE_SETS)
 
 _VENDORS = frozenset({"nvidia", "amd", "hypothetical"})
@@ -54,7 +56,9 @@ def bind(setup: Setup) -> "Vllm":
             f"vLLM needs compute capability 7.0; {smallest.name} has {smallest.compute_capability}",
             "take --engine ollama or --engine llama.cpp",
         )
-    return Vllm(setup, rules_for(setup.version), choose_format(setup.model, smallest, setup.weight_format))
+    rules, chosen = rules_for(setup.version), choose_format(setup.model, smallest, setup.weight_format)
+    refuse_uncovered(setup.model, smallest, rules, chosen.name)
+    return Vllm(setup, rules, chosen)
 
 
 class Vllm:
@@ -84,6 +88,7 @@ class Vllm:
         """Fill in the defaults and place the model. Raises ``RefusedError`` for what vLLM would refuse."""
         cache_format(self._model, self._card, self._chosen.dtype, workload)
         parallel = choose_parallel(self._model, self._chosen.fmt, self._machine, workload)
+        refuse_stages(self._model, parallel)
         settled = fill_in(self._model, self._card, self._rules, workload, parallel)
         notes = write_notes(self._model, self._machine, self._chosen, self._rules, settled)
         return Proposal(settled, place(self._model, self._machine, parallel), notes)
@@ -187,31 +192,46 @@ class Vllm:
         return found
 
     def _cache_plan(self, workload: Workload, parallel: Parallel) -> CachePlan:
-        fmt = cache_format(self._model, self._card, self._chosen.dtype, workload)
+        fmt = self._cache_format(workload)
         steps = parallel.pipeline + 1 if self._rules.reports_by_concurrency else 1
         in_flight = steps * (workload.step_tokens or 0)
         key = (fmt, parallel, in_flight)
         if key not in self._plans:
-            order = self._model.layers.order()
-            card = capability(self._card)
+            rules = self._cache_rules(fmt, parallel)
             self._plans[key] = plan_cache(
-                [self._model.layers.kinds[name].attention for name in order],
-                element_bytes=fmt.block_bytes,
-                block_tokens=lambda attention: block_tokens(self._model, attention, card, fp8_cache=fmt is FP8),
-                tensor_parallel=parallel.tensor,
-                stages=parallel.stages(len(order)),
+                rules.pages(),
+                stages=parallel.stages(self._model.layers.n_layers),
                 in_flight=in_flight,
+                block_outermost="compressed attention" in self._model.features(),
             )
         return self._plans[key]
 
+    def _cache_format(self, workload: Workload) -> BlockFormat:
+        return cache_format(self._model, self._card, self._chosen.dtype, workload)
+
+    def _cache_rules(self, fmt: BlockFormat, parallel: Parallel) -> CacheRules:
+        return CacheRules(
+            model=self._model,
+            card=capability(self._card),
+            dtype=self._chosen.dtype,
+            element_bytes=fmt.block_bytes,
+            tensor_parallel=parallel.tensor,
+        )
+
     def _rank_lines(self, workload: Workload, parallel: Parallel, stage: int, gpu: GpuSpec) -> Iterator[Line]:
         weights = self._stage_weights(parallel)[stage]
+        layers = parallel.stages(self._model.layers.n_layers)[stage]
+        weights = weights.beside(step_buffers(self._model, layers, workload.step_tokens or 0, self._chosen.dtype))
         yield billing.weight_line(weights, min(workload.cpu_offload_bytes, weights.n_bytes))
         plan = self._cache_plan(workload, parallel)
         if plan.groups:
             sequences = ceil_div(workload.n_sequences or 1, parallel.data)
             blocks = plan.blocks_per_request(workload.n_context or self._model.context)
-            yield billing.cache_line(billing.CacheNeed(sequences, blocks, plan.block_bytes[stage]))
+            states = plan.states_per_request
+            yield billing.cache_line(billing.CacheNeed(sequences, blocks - states, plan.block_bytes[stage]))
+            if states:
+                own = self._cache_rules(self._cache_format(workload), parallel).state_bytes()
+                yield billing.state_line(billing.CacheNeed(sequences, states, plan.block_bytes[stage]), plan, own)
         yield from self._step_lines(workload, parallel, stage, gpu)
         has_head = stage == parallel.pipeline - 1
         yield billing.growth_line(gpu, parallel.tensor, self._rules, has_head=has_head)
@@ -230,7 +250,7 @@ class Vllm:
             is_piped=parallel.pipeline > 1,
             whole_experts=parallel.whole_experts,
         )
-        measured = gpu.vendor == "nvidia" and not self._model.is_encoder
+        measured = gpu.vendor == "nvidia" and not self._model.is_encoder and not is_unmeasured(self._model)
         yield billing.activation_line(shape, self._rules, is_measured=measured)
         if not workload.enforce_eager:
             n_layers = len(parallel.stages(self._model.layers.n_layers)[stage])
@@ -241,4 +261,4 @@ class Vllm:
 def _beside_cache(ledger: Ledger, device: str) -> int:
     """Return the best figure of all that counts against a device's budget but the cache."""
     lines = ledger.on(device).inside_budget().lines
-    return sum(line.n_bytes for line in lines if line.component is not Component.KV_CACHE)
+    return sum(line.n_bytes for line in lines if line.component not in (Component.KV_CACHE, Component.STATE))

@@ -59,4 +59,4 @@ def storage_of(group: TensorGroup, weight_format: str, dtype: str) -> BlockForma
     if weight_format in FLOATS:
         return FLOATS[weight_format]
     fmt = _SCALED[weight_format]
-    return FLOATS[dtype] if group.role in fmt.keeps or not group.is_matrix else fmt
+    return FLOATS[dtype] if group.role in fmt.keeps or not group.is_matrix else fmt.of(group.role)

@@ -43,7 +43,6 @@ _QWEN3_NEXT = replace(
     shared_gate=True,
     names={"shared_width": "shared_expert_intermediate_size"},
     next_tokens=("num_nextn_predict_layers", "full"),
-    harmless=words("mamba_ssm_dtype"),
 )
 _QWEN3_5 = replace(
     _QWEN3_NEXT,
@@ -51,7 +50,7 @@ _QWEN3_5 = replace(
     mlp_order="moe",
     next_tokens=("mtp_num_hidden_layers", "full"),
     must_be_off=("mtp_use_dedicated_embeddings",),
-    harmless=words("mamba_ssm_dtype attn_output_gate mlp_only_layers"),
+    harmless=words("attn_output_gate mlp_only_layers"),
 )
 _DEEPSEEK = Dialect(
     family="deepseek",
@@ -71,10 +70,7 @@ _GLM_DSA = replace(
     repeats={"num_experts": "num_experts"},
     must_be_off=("attention_bias", "mlp_bias"),
     harmless=_DEEPSEEK.harmless
-    | words(
-        "indexer_rope_interleave index_share_for_mtp_iteration index_skip_topk_offset index_topk_freq "
-        "index_topk_pattern moe_router_dtype"
-    ),
+    | words("index_share_for_mtp_iteration index_skip_topk_offset index_topk_freq index_topk_pattern moe_router_dtype"),
 )
 _GEMMA = Dialect(
     family="gemma",
@@ -249,6 +245,7 @@ DECODERS: Mapping[str, Dialect] = {
         family="deepseek",
         names=ROUTED,
         attention="compressed",
+        rope_f32=True,
         layer_order="compressed",
         mlp_order="hashed",
         shared="count",

@@ -53,6 +53,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     next_tokens: tuple[str, Literal["last", "full", "unknown"]] | None = None  # key, and what such a layer is
     output_scale: bool = False
     rope_f32: bool = False
+    has_rope: bool = True
 
 
 class Envelope(Struct, frozen=True, kw_only=True):

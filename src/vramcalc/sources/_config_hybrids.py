@@ -23,7 +23,7 @@ _MAMBA_NAMES: Names = {
 _MAMBA_HARMLESS = words(
     "mamba_chunk_size chunk_size time_step_floor time_step_limit time_step_max time_step_min time_step_scale "
     "time_step_init_scheme use_mamba_kernels use_mambapy use_associative_scan rescale_prenorm_residual "
-    "residual_in_fp32 num_logits_to_keep mamba_hidden_act mamba_ssm_cache_dtype mlp_hidden_act mamba_norm_before_gate"
+    "residual_in_fp32 num_logits_to_keep mamba_hidden_act mlp_hidden_act mamba_norm_before_gate"
 )
 
 HYBRIDS: Mapping[str, Dialect] = {
@@ -42,6 +42,7 @@ HYBRIDS: Mapping[str, Dialect] = {
         },
         defaults={"head_dim": 128, "mixer_conv_bias": True},
         n_norms=1,
+        has_rope=False,
         layer_order="nemotron",
         mixer="mamba2",
         mlp="plain",

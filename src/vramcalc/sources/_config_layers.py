@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from vramcalc.sources._config_dialect import Dialect
 from vramcalc.sources._config_keys import Keys
+from vramcalc.sources._config_mixers import read_mixer
 from vramcalc.sources._config_order import Place, layer_places, nemotron_place
 
 _OF_EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
@@ -65,7 +66,7 @@ def _layer(keys: Keys, dialect: Dialect, place: Place) -> Raw:
     if has_attention:
         layer["attention"] = _attention(keys, dialect, place)
     if has_mixer:
-        layer["mixer"] = _mixer(keys, dialect)
+        layer["mixer"] = read_mixer(keys, dialect)
     if dialect.output_scale:
         layer["output_scale"] = True
     return layer
@@ -201,69 +202,6 @@ def _compressed(keys: Keys, place: Place) -> Raw:
     if place.ratio == 4:  # noqa: PLR2004 - overlapping windows, chosen among by an indexer; longer ones are read whole
         found |= {"overlaps": True, "indexer": indexer}
     return found
-
-
-def _mixer(keys: Keys, dialect: Dialect) -> Raw:
-    match dialect.mixer:
-        case "mamba1":
-            hidden = keys.count("hidden_size")
-            rank = keys.get("mixer_rank", "auto")
-            keys.ignore("mixer_expand")
-            return {
-                "kind": "mamba1",
-                "inner_dim": keys.count("mixer_inner", 0) or hidden * keys.count("mixer_expand", 2),
-                "state_dim": keys.count("mixer_state", 16),
-                "conv_kernel": keys.count("mixer_conv", 4),
-                "time_step_rank": -(-hidden // 16) if rank == "auto" else keys.count("mixer_rank"),
-                "inner_norms": dialect.mixer_norms,
-            } | _mixer_biases(keys)
-        case "mamba2":
-            return _mamba2(keys) | _mixer_biases(keys)
-        case "gated_delta":
-            return {
-                "kind": "gated_delta",
-                "n_key_heads": keys.count("linear_num_key_heads"),
-                "n_value_heads": keys.count("linear_num_value_heads"),
-                "key_dim": keys.count("linear_key_head_dim"),
-                "value_dim": keys.count("linear_value_head_dim"),
-                "conv_kernel": keys.count("linear_conv_kernel_dim"),
-                "fused": dialect.family == "qwen3-next",
-            }
-        case "kimi_delta":
-            if "linear_num_heads" in keys:
-                dims = {"n_heads": "linear_num_heads", "head_dim": "linear_head_dim"}
-                dims["conv_kernel"] = "linear_conv_kernel_dim"
-                return {"kind": "kimi_delta"} | {ours: keys.count(key) for ours, key in dims.items()}
-            section = keys.section("linear_attn_config")
-            found: Raw = {
-                "kind": "kimi_delta",
-                "n_heads": section.count("num_heads"),
-                "head_dim": section.count("head_dim"),
-                "conv_kernel": section.count("short_conv_kernel_size"),
-            }
-            section.ignore("full_attn_layers", "kda_layers")
-            section.check_all_known(("gate_lower_bound",))
-            return found
-        case "none":
-            raise keys.error("layer_types", "has a recurrent layer, which this model type has not")
-
-
-def _mamba2(keys: Keys) -> Raw:
-    n_heads, head_dim = keys.count("mixer_heads"), keys.get("mixer_head_dim", "auto")
-    inner = keys.count("mamba_d_ssm", 0) or keys.count("hidden_size") * keys.count("mixer_expand", 2)
-    return {
-        "kind": "mamba2",
-        "n_heads": n_heads,
-        "head_dim": inner // n_heads if head_dim == "auto" else keys.count("mixer_head_dim"),
-        "n_groups": keys.count("mixer_groups"),
-        "state_dim": keys.count("mixer_state"),
-        "conv_kernel": keys.count("mixer_conv"),
-        "norm": keys.flag("mamba_rms_norm", default=True),
-    }
-
-
-def _mixer_biases(keys: Keys) -> Raw:
-    return {"conv_bias": keys.flag("mixer_conv_bias"), "bias": keys.flag("mixer_bias")}
 
 
 def _mlp(keys: Keys, dialect: Dialect, place: Place) -> Raw:

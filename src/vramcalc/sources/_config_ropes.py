@@ -22,12 +22,13 @@ def read_ropes(keys: Keys, dialect: Dialect, stack: Raw) -> Raw:
     kinds = [_kind(section) for section in sections]
     share = scaling.number("partial_rotary_factor", keys.number("partial_rotary_factor", 1.0))
     width = keys.count("rotary_dim", 0)
-    if not dims:  # no attention, no limit
+    if not dims or not dialect.has_rope:  # without attention there is no limit
         return {"context": trained or _NO_LIMIT, "rope_tables": ()}
     if not trained:
         raise keys.error("max_position_embeddings", "is missing")
     table = {"positions": _positions(keys, scaling, kinds, trained), "dtype": "f32" if dialect.rope_f32 else "model"}
     found: Raw = {"context": trained, "rope_tables": [table | {"dim": width or int(dim * share)} for dim in dims]}
+    found["rope_tables"] += [dict(table, dim=dims[0], dtype="f32")] * _n_more_tables(keys, dialect)
     if "llama3" in kinds:
         found["gguf_rope_factors"] = dims[0] // 2
     if "proportional" in kinds:  # Gemma 4, of the layers with the wider heads
@@ -35,6 +36,13 @@ def read_ropes(keys: Keys, dialect: Dialect, stack: Raw) -> Raw:
     if _LONG & set(kinds):
         found["gguf_rope_factors"] = int(dims[0] * share)  # a long and a short set, each of half a row
     return found
+
+
+def _n_more_tables(keys: Keys, dialect: Dialect) -> int:
+    """Return how many tables more there are: an indexer's that rotates otherwise, compressed attention's own base."""
+    if dialect.attention == "compressed":
+        return 1
+    return int(dialect.indexer and not keys.flag("indexer_rope_interleave"))
 
 
 def _kind(scaling: Keys) -> str:

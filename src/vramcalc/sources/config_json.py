@@ -119,7 +119,8 @@ def _format(raw: dict[str, Any], beside: dict[str, Any] | None, where: str) -> s
     section = raw.get("quantization_config") or (text.get("quantization_config") if isinstance(text, dict) else None)
     if section is not None and not isinstance(section, dict):
         raise BadInputError(f"{where}: key 'quantization_config' is no object", "name the model's config.json")
-    return checkpoint_format(section, beside, where)
+    found = checkpoint_format(section, beside, where)
+    return "fp8-mxfp4" if found == "fp8-block" and raw.get("expert_dtype") == "fp4" else found
 
 
 def _counted(facts: dict[str, Any], file: Path) -> ModelSpec:

@@ -46,6 +46,11 @@ class ScaledFormat(Struct, frozen=True):
     group_bits: int
     least_compute_capability: tuple[int, int]
     keeps: frozenset[Role] = KEPT_ROLES  # roles that stay in the model's own dtype
+    experts: "ScaledFormat | None" = None  # where experts are stored otherwise
+
+    def of(self, role: Role) -> "ScaledFormat":
+        """Return the format of a role's matrices."""
+        return self.experts if role == "experts" and self.experts else self
 
     def matrix_bytes(self, rows: int, columns: int) -> int:
         """Return the bytes of a matrix with its scales and zeros."""
@@ -109,6 +114,8 @@ OTHER_RUNTIMES = {
     )
 }
 
+_MXFP4 = ScaledFormat("mxfp4", 4, 1, 32, 8, (8, 0), KEPT_ROLES | {"attention", "mlp", "shared_experts"})
+
 CHECKPOINT = {
     f.name: f
     for f in (
@@ -121,6 +128,7 @@ CHECKPOINT = {
         ScaledFormat("gptq-8bit", 8, 1, 128, 24, (6, 0)),
         ScaledFormat("w4a16", 4, 1, 128, 16, (7, 5)),
         ScaledFormat("nvfp4", 4, 1, 16, 8, (7, 5)),
-        ScaledFormat("mxfp4", 4, 1, 32, 8, (8, 0), KEPT_ROLES | {"attention", "mlp", "shared_experts"}),
+        _MXFP4,
+        ScaledFormat("fp8-mxfp4", 8, 128, 128, 8, (9, 0), experts=_MXFP4),  # DeepSeek-V4
     )
 }

@@ -154,6 +154,7 @@ class Mamba2(Spec):
     conv_bias: bool = True
     bias: bool = False
     norm: bool = True  # Falcon-H1 can do without
+    state_dtype: Literal["model", "f32"] = "model"  # of the recurrent state, where an engine follows the config
 
     @property
     def inner_dim(self) -> int:
@@ -171,6 +172,7 @@ class GatedDelta(Spec):
     value_dim: PositiveInt
     conv_kernel: PositiveInt
     fused: bool = False  # beta and alpha are one matrix
+    state_dtype: Literal["model", "f32"] = "model"  # of the recurrent state, where an engine follows the config
 
 
 class KimiDelta(Spec):

@@ -6,6 +6,8 @@ from msgspec import Struct
 
 from vramcalc.engines._runtime import context_line
 from vramcalc.engines._vllm.fitted import Figure, StepShape, activation_peak, graph_memory
+from vramcalc.engines._vllm.pages import Reach
+from vramcalc.engines._vllm.pool import CachePlan
 from vramcalc.engines._vllm.rules import RuleSet, capability
 from vramcalc.engines._vllm.weights import RankWeights
 from vramcalc.ledger import HOST, Basis, Component, Line
@@ -82,6 +84,28 @@ def cache_line(need: CacheNeed) -> Line:
         values={
             "n_sequences": need.n_sequences,
             "blocks_per_request": need.blocks_per_request,
+            "bytes_per_block": need.bytes_per_block,
+        },
+    )
+
+
+def state_line(need: CacheNeed, plan: CachePlan, state_bytes: int) -> Line:
+    """Return the recurrent states the load needs: whole blocks, as the pool hands out nothing smaller."""
+    groups = [group for group in plan.groups if group.reach is Reach.STATE]
+    return Line(
+        component=Component.STATE,
+        device="",
+        n_bytes=need.n_sequences * need.blocks_per_request * need.bytes_per_block,
+        basis=Basis.EXACT,
+        why=(
+            f"{groups[0].span} states of {need.n_sequences} request(s) in each of {len(groups)} group(s) of layers, a "
+            f"layer's {state_bytes} bytes padded to an attention page of {groups[0].page_bytes}"
+        ),
+        source="vLLM 0.33, v1/core/kv_cache_utils.py; model_executor/layers/mamba/mamba_utils.py",
+        formula="n_sequences * state_blocks_per_request * bytes_per_block",
+        values={
+            "n_sequences": need.n_sequences,
+            "state_blocks_per_request": need.blocks_per_request,
             "bytes_per_block": need.bytes_per_block,
         },
     )

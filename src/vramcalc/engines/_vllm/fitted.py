@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from vramcalc.engines._vllm.rules import ELEMENT_BYTES, RuleSet, is_multimodal
+from vramcalc.formulas.inventory import Split, tensor_groups
 from vramcalc.specs.formats import WeightFormat
 from vramcalc.specs.model import Dtype, GatedMlp, LatentAttention, Mlp, ModelSpec, MoeMlp, NoMlp, PlainMlp
 from vramcalc.units import MIB, ceil_div
@@ -95,8 +96,19 @@ def _activation_range(model: ModelSpec, rules: RuleSet) -> tuple[int, int]:
 
 
 def _layer_token_bytes(shape: StepShape) -> int:
-    """Return the bytes of one token in the widest feed-forward layer of a rank."""
-    return max(_mlp_token_bytes(kind.mlp, shape) for kind in shape.model.layers.kinds.values())
+    """Return the bytes of one token in the widest feed-forward or recurrent layer of a rank."""
+    kinds = shape.model.layers.kinds.values()
+    return max(*(_mlp_token_bytes(kind.mlp, shape) for kind in kinds), _recurrent_token_bytes(shape))
+
+
+def _recurrent_token_bytes(shape: StepShape) -> int:
+    """Return what a recurrent layer projects a token to and what it convolves of it; no run backs this."""
+    projected: dict[tuple[int, ...], int] = {}
+    for group in tensor_groups(shape.model):
+        is_projection = group.is_matrix and group.split is Split.COLUMN
+        if group.role == "recurrent" and (is_projection or group.name == "ssm_conv1d"):
+            projected[group.layers] = projected.get(group.layers, 0) + group.shape[0]
+    return ceil_div(max(projected.values(), default=0), shape.tensor_parallel) * ELEMENT_BYTES[shape.dtype]
 
 
 def _mlp_token_bytes(mlp: Mlp, shape: StepShape) -> int:
@@ -107,8 +119,8 @@ def _mlp_token_bytes(mlp: Mlp, shape: StepShape) -> int:
             return ceil_div(ff, shape.tensor_parallel) * (3 * width + extra)
         case PlainMlp(ff_dim=ff):
             return ceil_div(ff, shape.tensor_parallel) * (2 * width + extra)
-        case MoeMlp(shared_ff_dim=ff):
-            return ceil_div(ff, shape.tensor_parallel) * (3 * width + extra)
+        case MoeMlp(shared_ff_dim=shared, dense_ff_dim=dense):
+            return ceil_div(max(shared, dense), shape.tensor_parallel) * (3 * width + extra)
         case NoMlp():
             return 0
 
@@ -125,7 +137,8 @@ def _expert_workspace(shape: StepShape) -> int:
     for kind in shape.model.layers.kinds.values():
         if isinstance(kind.mlp, MoeMlp):
             ff = kind.mlp.ff_dim if shape.whole_experts else ceil_div(kind.mlp.ff_dim, shape.tensor_parallel)
-            per_token = kind.mlp.n_active_experts * (max(2 * ff, hidden) + ff) + hidden
+            first = 2 * ff if kind.mlp.gated else ff
+            per_token = kind.mlp.n_active_experts * (max(first, hidden) + ff) + hidden
             most = max(most, shape.step_tokens * per_token * width)
     return most
 

@@ -8,7 +8,7 @@ from vramcalc.placement.pipeline import stage_layers
 from vramcalc.placement.tensor_shares import VOCABULARY_MULTIPLE, Heads
 from vramcalc.specs.formats import ScaledFormat, WeightFormat
 from vramcalc.specs.machine import Machine
-from vramcalc.specs.model import ModelSpec, MoeMlp, NoMlp
+from vramcalc.specs.model import GatedDelta, KimiDelta, LayerKind, Mamba1, Mamba2, Mixer, ModelSpec, MoeMlp, NoMlp
 from vramcalc.specs.workload import Workload
 from vramcalc.units import round_up
 
@@ -91,11 +91,9 @@ def _why_not(model: ModelSpec, fmt: WeightFormat, n_ranks: int, *, whole_experts
     if n_ranks == 1:
         return ""
     for kind in model.layers.kinds.values():
-        heads = Heads.of(kind.attention)
-        if heads.n_heads % n_ranks:
-            return f"{heads.n_heads} heads"
-        if heads.n_kv_heads % n_ranks and n_ranks % heads.n_kv_heads:
-            return f"{heads.n_kv_heads} KV heads"
+        uneven = _uneven_heads(kind, n_ranks)
+        if uneven:
+            return uneven
         of_experts = isinstance(kind.mlp, MoeMlp)
         if isinstance(kind.mlp, NoMlp) or (of_experts and whole_experts):
             continue
@@ -105,6 +103,28 @@ def _why_not(model: ModelSpec, fmt: WeightFormat, n_ranks: int, *, whole_experts
             return f"{kind.mlp.ff_dim // n_ranks} columns of a rank are no whole groups of {fmt.name}"
     padded = round_up(model.vocabulary, VOCABULARY_MULTIPLE)
     return f"vocabulary {padded}" if padded % n_ranks else ""
+
+
+def _uneven_heads(kind: LayerKind, n_ranks: int) -> str:
+    heads = Heads.of(kind.attention)
+    if heads.n_heads % n_ranks:
+        return f"{heads.n_heads} heads"
+    if heads.n_kv_heads % n_ranks and n_ranks % heads.n_kv_heads:
+        return f"{heads.n_kv_heads} KV heads"
+    if isinstance(kind.mixer, Mamba2) and kind.mixer.n_groups % n_ranks and kind.mixer.n_groups > 1:
+        return f"{kind.mixer.n_groups} groups of a recurrent layer"
+    return f"{_mixer_heads(kind.mixer)} heads of a recurrent layer" if _mixer_heads(kind.mixer) % n_ranks else ""
+
+
+def _mixer_heads(mixer: Mixer | None) -> int:
+    """Return the heads a recurrent layer splits; 0 where there is none or it splits by channels."""
+    match mixer:
+        case Mamba2() | KimiDelta():
+            return mixer.n_heads
+        case GatedDelta():
+            return mixer.n_key_heads
+        case Mamba1() | None:
+            return 0
 
 
 def _breaks_groups(fmt: WeightFormat, columns: int, *, of_experts: bool) -> bool:

@@ -4,15 +4,18 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
+from vramcalc.engines._vllm.coverage import is_unmeasured
 from vramcalc.engines._vllm.formats import ChosenFormat
 from vramcalc.engines._vllm.parallel import Parallel
 from vramcalc.engines._vllm.rules import CUDA_13_LEAST, RuleSet, capability, serve_defaults
 from vramcalc.errors import RefusedError
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.machine import Machine
-from vramcalc.specs.model import ModelSpec, SlidingAttention
+from vramcalc.specs.model import ChunkedAttention, CompressedAttention, ModelSpec, SlidingAttention
 from vramcalc.specs.placement import Placement
 from vramcalc.specs.workload import Workload
+
+_WINDOWED = SlidingAttention | ChunkedAttention | CompressedAttention
 
 
 def fill_in(model: ModelSpec, card: GpuSpec, rules: RuleSet, workload: Workload, parallel: Parallel) -> Workload:
@@ -122,11 +125,20 @@ def _machine_notes(machine: Machine, settled: Workload) -> Iterator[str]:
 def _model_notes(model: ModelSpec, chosen: ChosenFormat, settled: Workload) -> Iterator[str]:
     if model.dtype == "bf16" and chosen.dtype in ("f16", "f32") and chosen.name == chosen.dtype:
         yield f"the weights run in {chosen.dtype}"
-    if any(isinstance(kind.attention, SlidingAttention) for kind in model.layers.kinds.values()):
+    if any(isinstance(kind.attention, _WINDOWED) for kind in model.layers.kinds.values()):
         yield (
             f"windowed layers also reserve cache for tokens in flight ({settled.step_tokens} per step): "
             "a smaller --step-tokens shrinks what one request needs"
         )
+    if model.is_recurrent:
+        yield (
+            "each sequence holds two or three recurrent states per layer, as prefix caching is on, each padded to a "
+            "block of attention"
+        )
+    if any(isinstance(kind.attention, CompressedAttention) for kind in model.layers.kinds.values()):
+        yield "the compressed cache is in fp8 with 16-bit rope, whatever --kv-type says"
+    if is_unmeasured(model):
+        yield "no measured run backs the activation peak and graphs of this kind of layers; they are assumed"
     if model.is_encoder:
         yield "an encoder keeps no cache; its step is assumed to follow the rule fitted to decoders"
     if (settled.n_sequences or 1) > (settled.max_num_seqs or 1):

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import driver_memory
+from vramcalc.formulas.kv_cache import indexer_row_elements
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.model import Attention, Dtype, GroupedQueryAttention, LatentAttention, ModelSpec
 from vramcalc.units import GIB, MIB
@@ -119,12 +120,18 @@ def has_sinks(model: ModelSpec) -> bool:
     return any(isinstance(a, GroupedQueryAttention) and a.sinks for a in attentions)
 
 
+def has_indexer(model: ModelSpec) -> bool:
+    """Whether some layer chooses the tokens it reads."""
+    return any(indexer_row_elements(kind.attention) for kind in model.layers.kinds.values())
+
+
 def family_starts(model: ModelSpec, *names: str) -> bool:
     """Whether the model's family, without separators, starts with one of ``names``."""
     return model.family.lower().replace("-", "").replace("_", "").replace(" ", "").startswith(names)
 
 
-def _has_wide_heads(model: ModelSpec) -> bool:
+def has_wide_heads(model: ModelSpec) -> bool:
+    """Whether some head is wider than 256, as in Gemma 4."""
     attentions = (kind.attention for kind in model.layers.kinds.values())
     return any(isinstance(a, GroupedQueryAttention) and a.head_dim > _LARGE_HEAD for a in attentions)
 
@@ -139,7 +146,7 @@ def running_dtype(model: ModelSpec, dtype: Dtype, card: Capability) -> Dtype:
     """
     if dtype == "bf16" and card < _BF16:
         sandwiched = any(kind.n_norms == _SANDWICH_NORMS for kind in model.layers.kinds.values())
-        is_gemma_2_or_3 = family_starts(model, "gemma") and sandwiched and not _has_wide_heads(model)
+        is_gemma_2_or_3 = family_starts(model, "gemma") and sandwiched and not has_wide_heads(model)
         return "f32" if is_gemma_2_or_3 else "f16"
     return dtype
 
@@ -212,13 +219,15 @@ def block_tokens(model: ModelSpec, attention: Attention, card: Capability, *, fp
     """Return the tokens of a cache block that the attention kernel wants.
 
     Source:
-        vLLM 0.33, v1/attention/backends: FlashMLA 64, FlashInfer MLA 32, FlashInfer or FlashAttention with heads
-        wider than 256 64, all others 16.
+        vLLM 0.33, v1/attention/backends: FlashMLA and an indexer's 64, FlashInfer MLA 32, FlashInfer or FlashAttention
+        with heads wider than 256 64, all others 16.
     """
     if isinstance(attention, LatentAttention):
+        if has_indexer(model):
+            return 64
         if card[0] == _BLACKWELL:
             return 32
         return 64 if card[0] == _HOPPER and fp8_cache else 16
-    if _has_wide_heads(model) and (card[0] == _BLACKWELL or (card[0] == _HOPPER and fp8_cache)):
+    if has_wide_heads(model) and (card[0] == _BLACKWELL or (card[0] == _HOPPER and fp8_cache)):
         return 64
     return 16

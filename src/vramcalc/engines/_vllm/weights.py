@@ -10,12 +10,28 @@ from math import prod
 from msgspec import Struct
 from msgspec.structs import replace
 
-from vramcalc.engines._vllm.rules import ELEMENT_BYTES, Capability, family_starts, has_sinks
+from vramcalc.engines._vllm.rules import (
+    ELEMENT_BYTES,
+    Capability,
+    family_starts,
+    has_sinks,
+    has_wide_heads,
+)
 from vramcalc.formulas.inventory import Split, TensorGroup, tensor_groups
 from vramcalc.placement.pipeline import stage_layers
 from vramcalc.placement.tensor_shares import Heads, on_rank
 from vramcalc.specs.formats import FLOATS, ScaledFormat, WeightFormat
-from vramcalc.specs.model import Dtype, ModelSpec
+from vramcalc.specs.model import (
+    Attention,
+    Dtype,
+    GroupedQueryAttention,
+    LatentAttention,
+    Mamba2,
+    Mixer,
+    ModelSpec,
+    NoAttention,
+    RopeTable,
+)
 from vramcalc.units import round_up
 
 LAYER_SCALES_BYTES = 24  # q, k, v and output scales of each attention layer and their host copies
@@ -28,6 +44,21 @@ _REGROUPED = _INT4 | {"fp8-block"}
 _PADDED_AFTER_LOADING = _INT4 | {"nvfp4"}
 _SMALLER_GROUPS = (64, 32)
 _F32_ROUTERS = "minimax"  # families whose model class keeps the router in f32
+_SPLIT_PROJECTORS = ("qwen", "llama")
+_KEPT = frozenset(  # what no method quantises
+    {
+        "indexer.attn_k",
+        "indexer.proj",
+        "attn_compressor_kv",
+        "attn_compressor_gate",
+        "indexer_compressor_kv",
+        "indexer_compressor_gate",
+    }
+)
+_GROUPED = frozenset({"ssm_in", "ssm_conv1d", "ssm_conv1d.bias"})  # tensors that hold Mamba-2's B and C
+_F32_PARTS = ("hc_", "output_hc_", "indexer.k_norm")
+_F32_NAMES = frozenset({"ssm_a", "ffn_gate_tid2eid"})
+_WORKSPACE_BYTES = 8_433_672
 _BOTH_ENDS = "qwen"  # families whose model class, where it has experts, keeps embedding and head on every stage
 
 
@@ -41,6 +72,10 @@ class RankWeights(Struct, frozen=True):
     def n_bytes(self) -> int:
         """Bytes before loading is finished."""
         return sum(self.parts.values())
+
+    def beside(self, buffers: Mapping[str, int]) -> "RankWeights":
+        """Return the same weights with further buffers."""
+        return replace(self, parts={**self.parts, **buffers})
 
 
 class WeightRules(Struct, frozen=True, kw_only=True):
@@ -63,7 +98,10 @@ class WeightRules(Struct, frozen=True, kw_only=True):
         for group in tensor_groups(self.model):
             kind = self.model.layers.kinds[order[group.layers[0]]] if group.layers else None
             heads = Heads.of(kind.attention) if kind else None
-            share = on_rank(group, heads, tensor_parallel, whole_experts=whole_experts)
+            whole = _with_copied_groups(group, kind.mixer if kind else None, tensor_parallel)
+            share = self._on_rank(whole, heads, tensor_parallel, whole_experts=whole_experts)
+            if kind and group.name == "attn_k" and _values_are_keys(kind.attention):
+                share = replace(share, copies=2 * share.copies)  # vLLM gives V a matrix of its own, equal to K's
             n_bytes, (name, change) = self._stack_bytes(share), self._change(share)
             for stage, times in enumerate(self._times_on(group, ranges)):
                 _add(parts[stage], group.role, n_bytes * times)
@@ -71,16 +109,31 @@ class WeightRules(Struct, frozen=True, kw_only=True):
         self._add_buffers(parts, ranges)
         return tuple(RankWeights(p, c) for p, c in zip(parts, changes, strict=True))
 
+    def _on_rank(self, group: TensorGroup, heads: Heads | None, n_ranks: int, *, whole_experts: bool) -> TensorGroup:
+        """Return a rank's share; towers as the model's class splits them.
+
+        Gemma 4's tower is transformers' own, whole on every rank; the projectors of Llama 4 and Qwen are split.
+        """
+        if group.role in ("vision", "projector") and family_starts(self.model, "gemma") and has_wide_heads(self.model):
+            return group
+        if group.role == "projector" and group.is_matrix and family_starts(self.model, *_SPLIT_PROJECTORS):
+            group = replace(group, split=Split.COLUMN)
+        return on_rank(group, heads, n_ranks, whole_experts=whole_experts)
+
     def _add_buffers(self, parts: list[dict[str, int]], ranges: Iterable[range]) -> None:
         """Add the rope tables, which every rank keeps in full, and the scales of its attention layers.
 
-        gpt-oss keeps its table in f32 (model_executor/models/gpt_oss.py); all others in the model's dtype.
+        gpt-oss keeps its table in f32 (model_executor/models/gpt_oss.py); others in the model's dtype unless stated.
         """
-        element_bytes = 4 if has_sinks(self.model) else _ROPE_BYTES
-        tables = sum(table.positions * table.dim * element_bytes for table in self.model.rope_tables)
+        order, kinds = self.model.layers.order(), self.model.layers.kinds
+        tables = sum(table.positions * table.dim * self._rope_bytes(table) for table in self.model.rope_tables)
         for part, layers in zip(parts, ranges, strict=True):
             _add(part, "rope_tables", tables)
-            _add(part, "layer_scales", LAYER_SCALES_BYTES * len(layers))
+            attending = sum(not isinstance(kinds[order[layer]].attention, NoAttention) for layer in layers)
+            _add(part, "layer_scales", LAYER_SCALES_BYTES * attending)
+
+    def _rope_bytes(self, table: RopeTable) -> int:
+        return ELEMENT_BYTES["f32"] if has_sinks(self.model) or table.dtype == "f32" else _ROPE_BYTES
 
     def _times_on(self, group: TensorGroup, ranges: tuple[range, ...]) -> list[int]:
         """Return how many layers' worth of the group each stage holds: embedding first, norm and head last."""
@@ -99,15 +152,20 @@ class WeightRules(Struct, frozen=True, kw_only=True):
         """Return the bytes of the group's tensors in one layer."""
         fmt = self._format_of(group)
         *rows, columns = self._padded(group).shape
-        if not rows:
-            return columns * FLOATS[self.dtype].block_bytes * group.copies
+        if not rows or _takes_4_bytes(group):
+            return prod(group.shape) * ELEMENT_BYTES["f32" if _takes_4_bytes(group) else self.dtype] * group.copies
         one = fmt.matrix_bytes(prod(rows), columns)
         if group.role == "experts" and self.fmt.name == "gptq-4bit" and fmt is self.fmt:
             one += rows[0] * ELEMENT_BYTES[self.dtype]  # a bias per expert matrix, dropped when loading ends
         return one * group.copies
 
     def _is_scaled(self, group: TensorGroup) -> bool:
-        return isinstance(self.fmt, ScaledFormat) and group.is_matrix and group.role not in self.fmt.keeps
+        return (
+            isinstance(self.fmt, ScaledFormat)
+            and group.is_matrix
+            and group.role not in self.fmt.keeps
+            and group.name not in _KEPT
+        )
 
     def _format_of(self, group: TensorGroup) -> WeightFormat:
         """Return the format of a group; expert shares that 128 does not divide take smaller scale groups."""
@@ -115,7 +173,7 @@ class WeightRules(Struct, frozen=True, kw_only=True):
             is_f32 = group.role == "router" and family_starts(self.model, _F32_ROUTERS)
             return FLOATS["f32" if is_f32 else self.dtype]
         if self.fmt.name not in _REGROUPED or not self._has_narrow_experts(group):
-            return self.fmt
+            return self.fmt.of(group.role)
         size = next((s for s in _SMALLER_GROUPS if _expert_share(group) % s == 0), _SMALLER_GROUPS[-1])
         if self.fmt.name == "fp8-block":
             return replace(self.fmt, group_rows=size, group_columns=size)
@@ -166,6 +224,50 @@ class WeightRules(Struct, frozen=True, kw_only=True):
             biases = group.shape[0] * group.copies * ELEMENT_BYTES[self.dtype]
             return "dropped_zeros", -biases - (zeros if hopper else 0)
         return "", 0
+
+
+def _values_are_keys(attention: Attention) -> bool:
+    return isinstance(attention, GroupedQueryAttention) and attention.v_is_k
+
+
+def _with_copied_groups(group: TensorGroup, mixer: Mixer | None, n_ranks: int) -> TensorGroup:
+    """Return a Mamba-2 tensor with as many groups of B and C as ranks, where the ranks do not divide the groups.
+
+    Source:
+        vLLM 0.33, model_executor/layers/mamba/mamba_utils.py, extra_groups_for_head_shards.
+    """
+    if not isinstance(mixer, Mamba2) or group.name not in _GROUPED or mixer.n_groups % n_ranks == 0:
+        return group
+    rows = group.shape[0] + 2 * (n_ranks - mixer.n_groups) * mixer.state_dim
+    return replace(group, shape=(rows, *group.shape[1:]))
+
+
+def _takes_4_bytes(group: TensorGroup) -> bool:
+    """Whether the model classes keep the tensor in f32 or int32 whatever the model's dtype."""
+    is_correction = group.name == "ffn_gate_inp.bias" and not group.is_parameter
+    is_named = group.name in _F32_NAMES or group.name.startswith(_F32_PARTS) or group.name.endswith("_ape")
+    return is_correction or is_named
+
+
+def step_buffers(model: ModelSpec, layers: range, step_tokens: int, dtype: Dtype) -> dict[str, int]:
+    """Return what a rank's model classes allocate beside their weights for the tokens of a step.
+
+    Indexers keep the tokens they chose and a workspace per layer; Qwen3-VL the visual inputs of each deepstack level.
+
+    Source:
+        vLLM 0.33's model classes at 8192 tokens per step and 1024 sequences: top_k x tokens x 4 once; 8433672 bytes in
+        each layer of DeepSeek-V3.2 and GLM-5; no workspace in DeepSeek-V4's; models/qwen3_vl.py.
+    """
+    levels = sum(t.count // 2 for t in model.extra_tensors if t.name == "mm.deepstack.norm")  # weight and bias of each
+    order, kinds = model.layers.order(), model.layers.kinds
+    held = [kinds[order[layer]].attention for layer in layers]
+    choosing = [a for a in held if not isinstance(a, NoAttention) and a.indexer is not None]
+    most = max((a.indexer.top_k for a in choosing if a.indexer is not None), default=0)
+    buffers: dict[str, int] = {}
+    _add(buffers, "deepstack_inputs", levels * step_tokens * model.hidden_dim * ELEMENT_BYTES[dtype])
+    _add(buffers, "chosen_tokens", most * step_tokens * ELEMENT_BYTES["f32"])
+    _add(buffers, "indexer_workspaces", _WORKSPACE_BYTES * sum(isinstance(a, LatentAttention) for a in choosing))
+    return buffers
 
 
 def _expert_share(group: TensorGroup) -> int:
