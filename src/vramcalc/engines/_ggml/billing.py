@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from vramcalc.engines._ggml.layout import Layout
-from vramcalc.engines._ggml.meter import Meter, layer_cache_bytes
+from vramcalc.engines._ggml.meter import Meter, layer_cache_bytes, layer_state_bytes
 from vramcalc.engines._ggml.run import Run
 from vramcalc.engines._ggml.tensor import CPU
 from vramcalc.engines._runtime import context_line
-from vramcalc.formulas.kv_cache import cached_row_elements
+from vramcalc.formulas.kv_cache import cached_row_elements, state_elements
 from vramcalc.ledger import HOST, Basis, Component, Line
 from vramcalc.specs.gpu import GpuSpec
-from vramcalc.specs.model import Attention
+from vramcalc.specs.model import Attention, Mixer, NoAttention
 
 SOURCE = "llama.cpp 0c1e570"
-_LOGIT_BYTES = 4
+_LOGIT_BYTES = _FLOAT_BYTES = 4
 # What the simulated compute buffer may be off by, in thousandths: 0 to 1.4 on 5,600 measured settings of 16 models on
 # CUDA-like devices; 12 in the one Metal log known.
 _CUDA_SPREAD, _OTHER_SPREAD = 2, 30
@@ -42,6 +42,7 @@ def server_lines(server: Server) -> Iterator[Line]:
     for device in (*range(server.layout.n_devices), CPU):
         yield from _weight_lines(server, device)
         yield from _cache_lines(server, device)
+        yield from _state_lines(server, device)
         yield _compute_line(server, device, compute[device])
         if device != CPU:
             context = context_line(server.devices[device], server.gpus[device])
@@ -75,7 +76,7 @@ def _cache_lines(server: Server, device: int) -> Iterator[Line]:
     layout, run = server.layout, server.run
     by_kind: dict[Attention, int] = {}
     for kind, home in zip(server.meter.order, layout.layers, strict=True):
-        if home == device:
+        if home == device and not isinstance(kind.attention, NoAttention):
             by_kind[kind.attention] = by_kind.get(kind.attention, 0) + 1
     for attention, n_layers in by_kind.items():
         yield _cache_line(run, attention, n_layers, device, server.name(device))
@@ -102,6 +103,37 @@ def _cache_line(run: Run, attention: Attention, n_layers: int, device: int, name
         source=f"{SOURCE}, src/llama-kv-cache.cpp",
         formula="n_layers * (n_streams * cells * (k_row_bytes + v_row_bytes) + padding)",
         values={**values, "padding": per_layer - rows},
+    )
+
+
+def _state_lines(server: Server, device: int) -> Iterator[Line]:
+    by_mixer: dict[Mixer, int] = {}
+    for kind, home in zip(server.meter.order, server.layout.layers, strict=True):
+        if home == device and kind.mixer is not None:
+            by_mixer[kind.mixer] = by_mixer.get(kind.mixer, 0) + 1
+    for mixer, n_layers in by_mixer.items():
+        yield _state_line(server.run, mixer, n_layers, server.name(device))
+
+
+def _state_line(run: Run, mixer: Mixer, n_layers: int, name: str) -> Line:
+    elements, per_layer = state_elements(mixer), layer_state_bytes(mixer, run)
+    values = {
+        "n_layers": n_layers,
+        "n_slots": run.n_slots,
+        "conv_elements": elements.conv,
+        "recurrent_elements": elements.recurrent,
+        "float_bytes": _FLOAT_BYTES,
+    }
+    unpadded = run.n_slots * (elements.conv + elements.recurrent) * _FLOAT_BYTES
+    return Line(
+        component=Component.STATE,
+        device=name,
+        n_bytes=n_layers * per_layer,
+        basis=Basis.EXACT,
+        why=f"{n_layers} {mixer.kind} layers x {run.n_slots} slots, f32 at any context and cache type",
+        source=f"{SOURCE}, src/llama-memory-recurrent.cpp",
+        formula="n_layers * (n_slots * (conv_elements + recurrent_elements) * float_bytes + padding)",
+        values={**values, "padding": per_layer - unpadded},
     )
 
 

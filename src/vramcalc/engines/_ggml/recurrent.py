@@ -1,0 +1,144 @@
+"""The recurrent part of a layer's compute graph: convolution, scan and gated delta net, with their states.
+
+Source:
+    llama.cpp 0c1e570, src/models/mamba-base.cpp, src/models/delta-net-base.cpp, src/models/qwen3next.cpp,
+    src/models/qwen35.cpp and src/llama-graph.cpp (build_rs).
+"""
+
+from vramcalc.engines._ggml.builder import Builder
+from vramcalc.engines._ggml.tensor import (
+    Tensor,
+    concat,
+    cont,
+    copy_into,
+    get_rows,
+    leaf,
+    like,
+    mul_mat,
+    reshape,
+    transpose,
+    view,
+)
+from vramcalc.formulas.kv_cache import state_elements
+from vramcalc.specs.formats import F32
+from vramcalc.specs.model import GatedDelta, Mamba2
+
+_FLOAT_BYTES = 4
+
+
+def mamba2(builder: Builder, x: Tensor, m: Mamba2) -> Tensor:
+    """Return the output of a Mamba-2 mixer: all sequences of the batch at once, each with its own state."""
+    graph, n, n_seqs = builder.graph, builder.batch.n_tokens, builder.batch.n_slots
+    steps, layer = n // n_seqs, builder.current
+    ids = builder.state_rows()
+    of_groups = m.n_groups * m.state_dim
+    convolved = m.inner_dim + 2 * of_groups
+    heads = (m.head_dim, m.n_heads, steps, n_seqs)
+    groups = (m.state_dim, m.n_groups, steps, n_seqs)
+    conv_states, states = _states(builder, m)
+    conv = graph.expand(get_rows(conv_states, ids))
+    projected = builder.project("ssm_in", x)
+    row = projected.ne[0] * _FLOAT_BYTES
+    z = view(projected, heads, stride=steps * row)
+    inputs = view(projected, (convolved, steps, n_seqs, 1), stride=steps * row if n_seqs > 1 else row)
+    dt = view(projected, (m.n_heads, steps, n_seqs, 1), stride=steps * row if n_seqs > 1 else row)
+    mixed = _convolve(builder, conv, inputs, m.conv_kernel)
+    mixed = like("unary", like("add", mixed, layer.weight("ssm_conv1d.bias")))
+    values, keys, queries = (view(mixed, ne) for ne in (heads, groups, groups))
+    dt = like("add", cont(dt), layer.weight("ssm_dt.bias"))
+    size = m.inner_dim * n + m.inner_dim * m.state_dim * n_seqs
+    sources = (view(states, states.ne), values, dt, layer.weight("ssm_a"), keys, queries, ids)
+    scanned = graph.expand(Tensor("ssm_scan", F32, (size, 1, 1, 1), sources))
+    new_states = view(scanned, (m.inner_dim * m.state_dim, n_seqs, 1, 1))
+    graph.expand(copy_into(states, new_states))
+    y = like("add", view(scanned, heads), like("mul", values, layer.weight("ssm_d")))
+    y = like("glu", cont(z), y)
+    if "ssm_norm.weight" in layer.weights:
+        y = reshape(y, m.inner_dim // m.n_groups, m.n_groups, steps, n_seqs)
+        y = like("mul", like("rms_norm", y), layer.weight("ssm_norm.weight"))
+    return builder.project("ssm_out", reshape(y, m.inner_dim, n))
+
+
+def gated_delta(builder: Builder, x: Tensor, m: GatedDelta) -> Tensor:
+    """Return the output of a gated delta net, computed by ggml's fused operation."""
+    graph, n, n_seqs = builder.graph, builder.batch.n_tokens, builder.batch.n_slots
+    steps, layer = n // n_seqs, builder.current
+    keys, values = m.n_key_heads * m.key_dim, m.n_value_heads * m.value_dim
+    graph.expand(x)
+    ids = builder.state_rows()
+    mixed = reshape(mul_mat(layer.weight("attn_qkv"), x), 2 * keys + values, steps, n_seqs)
+    z = mul_mat(layer.weight("attn_gate"), x)
+    beta, gate = _beta_and_decay(builder, x, m)
+    conv_states, states = _states(builder, m)
+    conv = graph.expand(get_rows(conv_states, ids))
+    convolved = _convolved_input(builder, conv, mixed, m.conv_kernel)
+    state = graph.expand(get_rows(states, ids))
+    mixed = like("unary", _convolution(builder, convolved))
+    q, k = (
+        like("rms_norm", view(mixed, (m.key_dim, m.n_key_heads, steps, n_seqs))) for _ in range(2)
+    )
+    v = view(mixed, (m.value_dim, m.n_value_heads, steps, n_seqs))
+    if m.fused and m.n_key_heads != m.n_value_heads:
+        q, k = (_repeated(part, m, steps, n_seqs) for part in (q, k))
+    rows = n + m.key_dim * n_seqs
+    net = Tensor("gated_delta_net", F32, (values, rows, 1, 1), (q, k, v, gate, beta, _as_matrices(state, m)))
+    new_states = view(net, (values * m.key_dim, n_seqs, 1, 1))
+    graph.expand(copy_into(states, new_states))
+    out = view(net, (m.value_dim, m.n_value_heads, steps, n_seqs))
+    normed = like("mul", like("rms_norm", out), layer.weight("ssm_norm.weight"))
+    z = reshape(z, m.value_dim, m.n_value_heads, steps, n_seqs)
+    out = like("mul", normed, like("unary", z))
+    return reshape(mul_mat(layer.weight("ssm_out"), reshape(out, values, steps, n_seqs)), x.ne[0], n)
+
+
+def _beta_and_decay(builder: Builder, x: Tensor, m: GatedDelta) -> tuple[Tensor, Tensor]:
+    """Return how much each head writes and how much it forgets, one number per token."""
+    n, n_seqs, layer = builder.batch.n_tokens, builder.batch.n_slots, builder.current
+    steps, heads = n // n_seqs, m.n_value_heads
+    if m.fused:
+        both = mul_mat(layer.weight("ssm_ba"), x)
+        part = (heads // m.n_key_heads, m.n_key_heads, steps, n_seqs)
+        beta = cont(view(both, part))
+        alpha = cont(view(both, part), heads, steps, n_seqs)
+    else:
+        beta = reshape(mul_mat(layer.weight("ssm_beta"), x), 1, heads, steps, n_seqs)
+        alpha = reshape(mul_mat(layer.weight("ssm_alpha"), x), heads, steps, n_seqs)
+    beta = reshape(like("unary", beta), 1, heads, steps, n_seqs)
+    decay = like("mul", like("unary", like("add", alpha, layer.weight("ssm_dt.bias"))), layer.weight("ssm_a"))
+    return beta, reshape(decay, 1, heads, steps, n_seqs)
+
+
+def _repeated(part: Tensor, m: GatedDelta, steps: int, n_seqs: int) -> Tensor:
+    ratio = m.n_value_heads // m.n_key_heads
+    apart = reshape(part, m.key_dim, 1, m.n_key_heads, steps * n_seqs)
+    repeated = Tensor("repeat", F32, (m.key_dim, ratio, m.n_key_heads, steps * n_seqs), (apart,))
+    return reshape(repeated, m.key_dim, m.n_value_heads, steps, n_seqs)
+
+
+def _as_matrices(state: Tensor, m: GatedDelta) -> Tensor:
+    return reshape(state, m.value_dim, m.key_dim, m.n_value_heads, state.ne[1])
+
+
+def _states(builder: Builder, mixer: Mamba2 | GatedDelta) -> tuple[Tensor, Tensor]:
+    """Return the layer's two states, one row per slot, where its cache would be."""
+    elements, n_slots, home = state_elements(mixer), builder.batch.n_slots, builder.current.cache_home
+    return leaf("cache", (elements.conv, n_slots, 1, 1), home), leaf("cache", (elements.recurrent, n_slots, 1, 1), home)
+
+
+def _convolved_input(builder: Builder, conv: Tensor, inputs: Tensor, kernel: int) -> Tensor:
+    """Return what the last tokens left and the new ones, side by side; the end of it is the new state."""
+    channels, _, n_seqs, _ = inputs.ne
+    joined = concat(reshape(conv, kernel - 1, channels, n_seqs), transpose(inputs))
+    root = conv.srcs[0].root or conv.srcs[0]
+    builder.graph.expand(copy_into(root, view(joined, (kernel - 1, channels, n_seqs, 1))))
+    return joined
+
+
+def _convolution(builder: Builder, joined: Tensor) -> Tensor:
+    weight = builder.current.weight("ssm_conv1d")
+    ne = (joined.ne[1], joined.ne[0] - weight.ne[0] + 1, joined.ne[2], 1)
+    return Tensor("ssm_conv", F32, ne, (joined, weight))
+
+
+def _convolve(builder: Builder, conv: Tensor, inputs: Tensor, kernel: int) -> Tensor:
+    return _convolution(builder, _convolved_input(builder, conv, inputs, kernel))
