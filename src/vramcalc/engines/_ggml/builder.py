@@ -68,7 +68,7 @@ class Builder(Struct):
     graph: Graph = field(default_factory=Graph)
     layer: PlacedLayer | None = None
     shared: dict[int, list[Tensor]] = field(default_factory=dict)
-    rows: Tensor | None = None
+    state_ids: tuple[Tensor, Tensor] | None = None
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         """Return the normalised and scaled tensor; a layer norm writes elsewhere and has a bias."""
@@ -91,12 +91,13 @@ class Builder(Struct):
             self.shared[home] = [leaf("weight", shape(*w.shape), home) for w in self.ends.shared]
         return self.shared[home]
 
-    def state_rows(self) -> Tensor:
-        """Return the numbers of the states the batch goes on from, one per sequence: an input all layers share."""
-        if self.rows is None:
+    def state_rows(self) -> tuple[Tensor, Tensor]:
+        """Return which states the batch goes on from and which only move, none: one input that all layers share."""
+        if self.state_ids is None:
             n_slots = self.batch.n_slots
-            self.rows = view(graph_input((n_slots, 1, 1, 1)), (n_slots, 1, 1, 1))
-        return self.rows
+            ids = graph_input((n_slots, 1, 1, 1))
+            self.state_ids = view(ids, ids.ne), view(ids, (0, 1, 1, 1))
+        return self.state_ids
 
     def project(self, name: str, x: Tensor) -> Tensor:
         """Return the product with a matrix, plus its bias if there is one."""
