@@ -144,8 +144,9 @@ def _convolved_input(builder: Builder, conv: Tensor, inputs: Tensor, kernel: int
     """Return what the last tokens left and the new ones, side by side; the end of it is the new state."""
     channels, _, n_seqs, _ = inputs.ne
     joined = concat(reshape(conv, kernel - 1, channels, n_seqs), transpose(inputs))
-    root = conv.srcs[0].root or conv.srcs[0]
-    builder.graph.expand(copy_into(root, view(joined, (kernel - 1, channels, n_seqs, 1))))
+    last = view(joined, (kernel - 1, channels, n_seqs, 1))
+    last.n_bytes = joined.n_bytes - (joined.ne[0] - last.ne[0]) * _FLOAT_BYTES  # all but the first tokens of the first row
+    builder.graph.expand(copy_into(conv.srcs[0], last))
     return joined
 
 
