@@ -32,6 +32,8 @@ MODEL_IDS = (
     "deepseek-v2-lite",  # latent
     "llama-3.3-70b",
     "bge-m3",  # encoder
+    "mamba2-2.7b",  # recurrent
+    "qwen3.5-27b",  # recurrent and attention
 )
 MACHINES = ("rtx3060", "2xrtx4090", "h100", "11776MiB", "rtx4090+rtx3060", "t4")
 

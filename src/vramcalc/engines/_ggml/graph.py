@@ -69,21 +69,26 @@ def build(layers: Sequence[PlacedLayer], batch: Batch, ends: Ends) -> Graph:
     if _picks_rows_late(layers[-1].kind):
         x.kept = True
         x = get_rows(x, out_ids)
+    graph.expand(_output(ends, x, out_ids if is_delta else None))
+    return graph
+
+
+def _output(ends: Ends, x: Tensor, out_ids: Tensor | None) -> Tensor:
+    """Return the logits; ``out_ids`` where rows are picked only after the last norm."""
     for w in ends.output:
         weight = leaf("weight", shape(*w.shape[::-1]), ends.output_home, n_bytes=w.device_bytes)
         if w.name == "output_norm.weight":
             x = like("mul", like("rms_norm", x), weight)
         elif w.name == "output_norm.bias":
             x = like("add", x, weight)
-    if is_delta:
+    if out_ids is not None:
         x.kept = True  # read by the layers that predict the tokens after the next, whether or not they are there
         x = get_rows(x, out_ids)
     x.kept = True  # the embedding is an output beside the logits
     for w in ends.output:
         if w.name == "output":
             x = mul_mat(leaf("weight", shape(*w.shape[::-1]), ends.output_home, n_bytes=w.device_bytes), x)
-    graph.expand(x)
-    return graph
+    return x
 
 
 def _picks_rows_late(kind: LayerKind) -> bool:
@@ -148,9 +153,7 @@ def _positions_per_token(first: LayerKind) -> int:
     return 4 if isinstance(first.mixer, GatedDelta) and not first.mixer.fused else 1
 
 
-def _layer(
-    builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache | None, out_ids: Tensor | None
-) -> Tensor:
+def _layer(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache | None, out_ids: Tensor | None) -> Tensor:
     kind, weights = builder.current.kind, builder.current.weights
     is_encoder = isinstance(kind.attention, BidirectionalAttention)
     normed = x if is_encoder else builder.norm(x, "attn_norm")

@@ -145,7 +145,9 @@ def _convolved_input(builder: Builder, conv: Tensor, inputs: Tensor, kernel: int
     channels, _, n_seqs, _ = inputs.ne
     joined = concat(reshape(conv, kernel - 1, channels, n_seqs), transpose(inputs))
     last = view(joined, (kernel - 1, channels, n_seqs, 1))
-    last.n_bytes = joined.n_bytes - (joined.ne[0] - last.ne[0]) * _FLOAT_BYTES  # all but the first tokens of the first row
+    last.n_bytes = (
+        joined.n_bytes - (joined.ne[0] - last.ne[0]) * _FLOAT_BYTES
+    )  # all but the first tokens of the first row
     builder.graph.expand(copy_into(conv.srcs[0], last))
     return joined
 
