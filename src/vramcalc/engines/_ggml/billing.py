@@ -16,11 +16,20 @@ from vramcalc.specs.model import Attention, Mamba2, Mixer, NoAttention
 
 SOURCE = "llama.cpp 0c1e570"
 _LOGIT_BYTES = _FLOAT_BYTES = 4
-# What the simulated compute buffer may be off by, in thousandths: 0 to 1.4 on 5,600 measured settings of 16 models on
-# CUDA-like devices; 12 in the one Metal log known.
-_CUDA_SPREAD, _OTHER_SPREAD = 2, 30
-# Mamba 2 with layers in host memory: 0 to 22 on 7 measured settings.
-_HOST_SCAN_SPREAD = 25
+
+
+class _Spread(Struct, frozen=True):
+    """What the simulated compute buffer may be off by, in thousandths, and what a fitted range rests on."""
+
+    below: int
+    above: int
+    evidence: str = ""
+
+
+_CUDA_SPREAD = _Spread(2, 2)  # 0 to 1.4 on 6,100 measured settings of 20 models on CUDA-like devices
+_OTHER_SPREAD = _Spread(30, 30)  # 12 in the one Metal log known
+_HOST_SCAN_SPREAD = _Spread(25, 25, "scans on the host, 7 measured settings within 2.2 %")
+_SCATTERED_SPREAD = _Spread(130, 230, "experts over several devices, 71 measured settings from -12 to +22 %")
 
 
 class Server(Struct, frozen=True):
@@ -141,45 +150,42 @@ def _state_line(run: Run, mixer: Mixer, n_layers: int, name: str) -> Line:
 
 def _compute_line(server: Server, device: int, n_bytes: int) -> Line:
     batch = server.run.batch(server.meter.model)
-    spread = n_bytes * _spread(server) // 1000
+    spread = _spread(server)
     why = f"tensors alive at once for {batch.n_tokens} tokens and {batch.n_outputs} rows of logits"
     if device != CPU and server.layout.is_pipelined:
         why += ", inputs four times for the pipeline"
     elif device != CPU and not server.layout.is_full:
         why += ", with the host's weights passing through"
-    is_scanned = _scans_on_host(server)
-    if is_scanned:
-        why += "; fitted: scans on the host, 7 measured settings within 2.2 %"
+    if spread.evidence:
+        why += f"; range fitted: {spread.evidence}"
     return Line(
         component=Component.COMPUTE_BUFFER,
         device=server.name(device),
         n_bytes=n_bytes,
-        basis=Basis.FITTED if is_scanned else Basis.DERIVED,
+        basis=Basis.FITTED if spread.evidence else Basis.DERIVED,
         why=why,
-        source=f"{SOURCE}, ggml/src/ggml-alloc.c run over the model's graph; 5,600 measured settings",
+        source=f"{SOURCE}, ggml/src/ggml-alloc.c run over the model's graph; 6,100 measured settings",
         formula="n_tokens * bytes_per_token + rest",
         values={
             "n_tokens": batch.n_tokens,
             "bytes_per_token": n_bytes // batch.n_tokens,
             "rest": n_bytes % batch.n_tokens,
         },
-        low_bytes=n_bytes - spread,
-        high_bytes=n_bytes + spread,
+        low_bytes=n_bytes - n_bytes * spread.below // 1000,
+        high_bytes=n_bytes + n_bytes * spread.above // 1000,
     )
 
 
-def _spread(server: Server) -> int:
-    """Return what the compute buffer may be off by, in thousandths."""
+def _spread(server: Server) -> _Spread:
+    """Return what the compute buffer may be off by: more where recurrent layers are spread over devices."""
+    order, layout = server.meter.order, server.layout
+    if layout.n_devices > 1 and layout.elsewhere and any(kind.mixer is not None for kind in order):
+        return _SCATTERED_SPREAD
     if not all(gpu.vendor in ("nvidia", "hypothetical") for gpu in server.gpus):
         return _OTHER_SPREAD
-    return _HOST_SCAN_SPREAD if _scans_on_host(server) else _CUDA_SPREAD
-
-
-def _scans_on_host(server: Server) -> bool:
-    """Whether the host scans for layers that a GPU computes otherwise, in a model of nothing but such layers."""
-    order, layout = server.meter.order, server.layout
-    is_recurrent = all(isinstance(kind.mixer, Mamba2) for kind in order)
-    return is_recurrent and layout.n_devices > 0 and CPU in layout.layers
+    if layout.n_devices and CPU in layout.layers and all(isinstance(kind.mixer, Mamba2) for kind in order):
+        return _HOST_SCAN_SPREAD
+    return _CUDA_SPREAD
 
 
 def _output_line(server: Server) -> Line:
