@@ -9,10 +9,13 @@ from vramcalc.specs.model import (
     CountFact,
     ExtraTensor,
     FullAttention,
+    GatedDelta,
     GatedMlp,
     LatentAttention,
     LayerKind,
     LayerStack,
+    Mamba2,
+    Mixer,
     Mlp,
     ModelSpec,
     MoeMlp,
@@ -95,6 +98,27 @@ def model(
     )
 
 
+def mamba2(n_heads: int) -> Mamba2:
+    return Mamba2(kind="mamba2", n_heads=n_heads, head_dim=64, n_groups=1, state_dim=128, conv_kernel=4)
+
+
+def delta(n_value_heads: int, *, fused: bool) -> GatedDelta:
+    return GatedDelta(
+        kind="gated_delta",
+        n_key_heads=16,
+        n_value_heads=n_value_heads,
+        key_dim=128,
+        value_dim=128,
+        conv_kernel=4,
+        fused=fused,
+    )
+
+
+def hybrid(n_layers: int, mixer: Mixer, a: FullAttention, pattern: str, mlp: Mlp) -> LayerStack:
+    kinds = {"r": LayerKind(mixer=mixer, mlp=mlp), "a": LayerKind(attention=a, mlp=mlp)}
+    return LayerStack(n_layers=n_layers, kinds=kinds, pattern=tuple(pattern))
+
+
 def _bge_m3() -> ModelSpec:
     attention = BidirectionalAttention(
         kind="bidirectional", n_heads=16, n_kv_heads=16, head_dim=64, qkv_bias=True, output_bias=True
@@ -118,6 +142,12 @@ _GPT_OSS = full(64, 8, 64, qkv_bias=True, output_bias=True, sinks=True)
 _OSS_EXPERTS = experts(32, 4, 2880, expert_bias=True, router_bias="parameter")
 _V2_EXPERTS = experts(64, 6, 1408, shared_ff_dim=2816)
 _V3_EXPERTS = experts(256, 8, 2048, shared_ff_dim=2048, router_bias="buffer")
+_NEXT_EXPERTS = experts(512, 10, 512, shared_ff_dim=512, shared_gate=True)
+_GATED = {"qk_norm": "per_head", "output_gate": "in_query"}
+_NEXT = hybrid(48, delta(32, fused=True), full(16, 2, 256, **_GATED), "rrra", _NEXT_EXPERTS)
+_QWEN35 = hybrid(64, delta(48, fused=False), full(24, 4, 256, **_GATED), "rrra", gated(17408))
+_GRANITE = hybrid(40, mamba2(128), full(32, 8, 128), "rrrrrarrrr", experts(72, 10, 768, shared_ff_dim=1536))
+_MAMBA = LayerStack(n_layers=64, kinds={"r": LayerKind(mixer=mamba2(80), n_norms=1)})
 _GEMMA_4B, _GEMMA_27B = full(8, 4, 256, qk_norm="per_head"), full(32, 16, 128, qk_norm="per_head")
 
 MODELS = {
@@ -149,5 +179,9 @@ MODELS = {
             gguf_rope_factors=64,
         ),
         _bge_m3(),
+        model("Qwen3-Next-80B-A3B", 2048, 151_936, 262_144, _NEXT),
+        model("Qwen3.5-27B", 5120, 248_320, 262_144, _QWEN35),
+        model("Granite-4.0-H-Small", 4096, 100_352, 131_072, _GRANITE, head="tied"),
+        model("Mamba2-2.7B", 2560, 50_288, 1_048_576, _MAMBA, head="tied"),
     )
 }

@@ -35,6 +35,7 @@ MODEL_IDS = (
     "qwen3.5-27b",  # recurrent beside attention
     "deepseek-v3.2",  # indexer
     "llama-4-scout",  # chunked
+    "mamba2-2.7b",  # recurrent
 )
 MACHINES = ("rtx3060", "2xrtx4090", "h100", "11776MiB", "rtx4090+rtx3060", "t4")
 

@@ -2,7 +2,8 @@
 
 Sources of the tables beside this file:
     llama_cpp_measured.csv, llama_cpp_fit.csv: llama.cpp 0c1e570, own probe on memory-less CUDA-like devices with
-        llama-server's settings; the first lists what the engine allocates, the second what its fit decides
+        llama-server's settings; the first lists what the engine allocates, cache and recurrent state in one, the
+        second what its fit decides
 """
 
 import csv
@@ -29,6 +30,7 @@ from vramcalc.units import GIB, MIB
 HERE = Path(__file__).parent
 ROOMY = 2048 * GIB
 SPREAD = 0.002  # of a compute buffer
+HOST_SCAN_SPREAD = 0.022  # the same where a Mamba 2 has layers in host memory
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -91,10 +93,12 @@ def test_agrees_with_what_the_engine_allocates(row: dict[str, str]) -> None:
         if not row[f"{device}_weights"]:
             continue
         assert held(ledger, device, Component.WEIGHTS) == int(row[f"{device}_weights"])
-        assert held(ledger, device, Component.KV_CACHE) == int(row[f"{device}_cache"])
+        cached = held(ledger, device, Component.KV_CACHE) + held(ledger, device, Component.STATE)
+        assert cached == int(row[f"{device}_cache"])
         buffers = [x for x in ledger.on(device).of_component(Component.COMPUTE_BUFFER).lines if "output" not in x.why]
         measured = int(row[f"{device}_compute"])
-        assert sum(x.n_bytes for x in buffers) == pytest.approx(measured, rel=SPREAD)
+        spread = HOST_SCAN_SPREAD if any(x.basis is Basis.FITTED for x in buffers) else SPREAD
+        assert sum(x.n_bytes for x in buffers) == pytest.approx(measured, rel=spread)
         assert sum(x.low_bytes for x in buffers) <= measured <= sum(x.high_bytes for x in buffers)
 
 
@@ -147,6 +151,19 @@ def test_the_weights_of_a_public_log() -> None:
             id="--swa-full: 34 * 8192",
         ),
         pytest.param("bge-m3", {"n_context": 8192}, 0, id="an encoder caches nothing"),
+        pytest.param("Mamba2-2.7B", {"n_context": 8192}, 0, id="nothing but states"),
+        pytest.param(
+            "Granite-4.0-H-Small",
+            {"n_context": 8192, "n_slots": 1},
+            4 * 8192 * 2 * 1024 * 2,
+            id="the 4 layers of 40 with attention",
+        ),
+        pytest.param(
+            "Qwen3-Next-80B-A3B",
+            {"n_context": 8192, "n_slots": 1},
+            12 * 8192 * 2 * 512 * 2,
+            id="every fourth of 48 layers",
+        ),
     ],
 )
 def test_cache_by_hand(name: str, workload: dict[str, Any], expected: int) -> None:

@@ -91,6 +91,14 @@ def test_one_slot_and_separate_streams() -> None:
     assert (four.workload.n_slots, four.workload.kv_unified) == (4, False)
 
 
+def test_gated_delta_nets_have_one_slot() -> None:
+    proposal = proposed(engine("Qwen3.5-27B", 24 * GIB), n_sequences=4, n_context=4096)
+
+    assert proposal.workload.n_slots == 1
+    assert "Ollama gives Qwen3.5-27B one slot: requests run one after another" in proposal.notes
+    assert proposed(engine("Mamba2-2.7B", 24 * GIB), n_sequences=4, n_context=4096).workload.n_slots == 4
+
+
 def test_an_encoder_has_one_slot() -> None:
     proposal = proposed(engine("bge-m3", 24 * GIB), n_sequences=8)
 

@@ -22,6 +22,7 @@ from vramcalc.engines._ggml.settling import (
     make_run,
     uses_flash_attention,
 )
+from vramcalc.engines._ggml.support import HANDLES, refuse_unknown
 from vramcalc.engines._ggml.tensor import CPU
 from vramcalc.engines.base import Proposal, Setup
 from vramcalc.errors import RefusedError
@@ -30,8 +31,9 @@ from vramcalc.specs.placement import Placement
 from vramcalc.specs.workload import Workload
 from vramcalc.units import MIB
 
+__all__ = ["HANDLES", "NAME", "VERSIONS", "LlamaCpp", "bind"]
+
 NAME = "llama.cpp"
-HANDLES: frozenset[str] = frozenset()  # of ModelSpec.features(): ordinary decoders and encoders
 VERSIONS = ("b10488",)
 
 _DEFAULT_SLOTS = 4
@@ -43,6 +45,7 @@ _BACKENDS = {"amd": "ROCm", "intel": "SYCL", "apple": "Metal"}
 
 def bind(setup: Setup) -> "LlamaCpp":
     """Return the engine bound to ``setup``. Raises ``RefusedError`` for a format or build it has no rules for."""
+    refuse_unknown(setup.model, NAME)
     return LlamaCpp(setup, _rules_for(setup.version), choose_format(setup, NAME))
 
 

@@ -22,18 +22,20 @@ from vramcalc.engines._ggml.settling import (
     make_run,
     uses_flash_attention,
 )
+from vramcalc.engines._ggml.support import HANDLES, refuse_unknown
 from vramcalc.engines._ggml.weights import Weights
 from vramcalc.engines.base import Proposal, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.ledger import HOST
-from vramcalc.specs.model import GroupedQueryAttention, ModelSpec, NoAttention
+from vramcalc.specs.model import GatedDelta, GroupedQueryAttention, ModelSpec, NoAttention
 from vramcalc.specs.placement import Placement
 from vramcalc.specs.workload import Workload
 from vramcalc.units import GIB, MIB
 
+__all__ = ["HANDLES", "NAME", "VERSIONS", "Ollama", "bind"]
+
 NAME = "ollama"
-HANDLES: frozenset[str] = frozenset()  # of ModelSpec.features(): ordinary decoders and encoders
 VERSIONS = ("0.30", "0.33")
 
 _CACHE_FORMATS = frozenset({"f16", "q8_0", "q4_0"})
@@ -57,6 +59,7 @@ _LEAST_BATCH = 512
 
 def bind(setup: Setup) -> "Ollama":
     """Return the engine bound to ``setup``. Raises ``RefusedError`` for a format or version it has no rules for."""
+    refuse_unknown(setup.model, NAME)
     return Ollama(setup, _rules_for(setup.version), choose_format(setup, NAME))
 
 
@@ -111,8 +114,8 @@ class Ollama(LlamaProcess):
         return ("env", *settings, "ollama", "run", tag)
 
     def _settle(self, workload: Workload) -> Workload:
-        n_slots = 1 if self._model.is_encoder else workload.n_slots or workload.n_sequences or 1
-        if not self._model.is_encoder:
+        n_slots = 1 if self._has_one_slot else workload.n_slots or workload.n_sequences or 1
+        if not self._has_one_slot:
             check_slots(n_slots, workload)
         flash_attention = uses_flash_attention(self._model, self._gpus(self._machine.device_names()), workload)
         k, v = cache_formats(self._model, workload, flash_attention=flash_attention)
@@ -126,6 +129,12 @@ class Ollama(LlamaProcess):
             v_format=k.name if workload.v_format is None else v.name,
             flash_attention=flash_attention,
         )
+
+    @property
+    def _has_one_slot(self) -> bool:
+        """Whether Ollama forces one slot: embedding models, and those of gated delta nets."""
+        kinds = self._model.layers.kinds.values()
+        return self._model.is_encoder or any(isinstance(kind.mixer, GatedDelta) for kind in kinds)
 
     def _default_context(self) -> int:
         """Return the context by total VRAM, at most the trained one."""
@@ -179,8 +188,9 @@ class Ollama(LlamaProcess):
             yield f"Ollama takes {settled.n_context} tokens of context by the machine's VRAM, as none was asked for"
         if not self._model.ollama_tags:
             yield f"no Ollama tag of {self._model.name} is known: the command names its id here"
-        if self._model.is_encoder and (workload.n_sequences or 1) > 1:
-            yield "Ollama gives an embedding model one slot: requests run one after another"
+        if self._has_one_slot and (workload.n_sequences or 1) > 1:
+            kind = "an embedding model" if self._model.is_encoder else self._model.name
+            yield f"Ollama gives {kind} one slot: requests run one after another"
 
     def _margin_notes(self, fitted: Fitted, devices: tuple[str, ...]) -> Iterator[str]:
         reading = self._meter.read(fitted.layout, fitted.run)
@@ -202,6 +212,8 @@ def rough_cache_bytes(model: ModelSpec, n_context: int) -> int:
     Source: Ollama 0.33, llm/llama_server.go, PredictServerVRAM.
     """
     attentions = [k.attention for k in model.layers.kinds.values() if not isinstance(k.attention, NoAttention)]
+    if not attentions:
+        return 0
     kv_heads = min(a.n_kv_heads if isinstance(a, GroupedQueryAttention) else 1 for a in attentions)
     head_dim = model.hidden_dim // max(a.n_heads for a in attentions)
     return 2 * model.layers.n_layers * kv_heads * head_dim * n_context * 2

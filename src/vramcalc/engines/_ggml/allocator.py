@@ -38,20 +38,24 @@ class _Buffer:
         return address
 
     def give_back(self, address: int, n_bytes: int) -> None:
-        """Free a block and join it with free neighbours."""
+        """Free a block and join it with free neighbours; freeing nothing may leave a block of nothing."""
         n_bytes += -n_bytes % self.alignment
         blocks = self.blocks
         at = 0
-        while at < len(blocks) and blocks[at][0] < address:
+        while at < len(blocks) and blocks[at][0] + blocks[at][1] < address:
             at += 1
-        if at < len(blocks) and address + n_bytes == blocks[at][0]:
+        if blocks[at][0] + blocks[at][1] == address:
+            blocks[at][1] += n_bytes
+        elif address + n_bytes == blocks[at][0]:
             blocks[at][0] = address
             blocks[at][1] += n_bytes
+            return
         else:
             blocks.insert(at, [address, n_bytes])
-        if at and blocks[at - 1][0] + blocks[at - 1][1] == address:
-            blocks[at - 1][1] += blocks[at][1]
-            del blocks[at]
+            return
+        if at + 1 < len(blocks) and blocks[at][0] + blocks[at][1] == blocks[at + 1][0]:
+            blocks[at][1] += blocks[at + 1][1]
+            del blocks[at + 1]
 
 
 class _Allocator:

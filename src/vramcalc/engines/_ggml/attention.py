@@ -29,6 +29,9 @@ def grouped_query(
 ) -> Tensor:
     """Return the output of an attention with separate K and V heads."""
     q, k, v = _qkv(builder, x, a)
+    wide = q.root if a.output_gate == "in_query" else None
+    if a.qk_norm == "per_head":
+        q, k = builder.norm(q, "attn_q_norm"), builder.norm(k, "attn_k_norm")
     if not isinstance(a, BidirectionalAttention):
         factors = builder.rope_factors()
         q, k = like("rope", q, positions, *factors), like("rope", k, positions, *factors)
@@ -45,6 +48,9 @@ def grouped_query(
     builder.graph.expand(cur)
     if cache.v_rotation is not None:
         cur = _rotated(cur, cache.v_rotation)
+    if wide is not None:
+        gate = cont(view(wide, q.ne, stride=wide.ne[0] * _FLOAT_BYTES), a.n_heads * a.head_dim, builder.batch.n_tokens)
+        cur = like("mul", cur, like("unary", gate))
     return builder.project("attn_output", cur)
 
 
@@ -93,9 +99,12 @@ def _qkv(builder: Builder, x: Tensor, a: GroupedQueryAttention) -> tuple[Tensor,
         flat |= {part: builder.norm(flat[part], f"attn_{part}_norm") for part in ("q", "k")}
         q, k, v = (reshape(flat[part], a.head_dim, h, n) for part, h in heads.items())
     else:
-        q, k, v = (reshape(builder.project(f"attn_{part}", x), a.head_dim, h, n) for part, h in heads.items())
-    if a.qk_norm == "per_head":
-        q, k = builder.norm(q, "attn_q_norm"), builder.norm(k, "attn_k_norm")
+        q, k, v = (builder.project(f"attn_{part}", x) for part in heads)
+        if a.output_gate == "in_query":  # each head's query, then its gate
+            q = view(q, (a.head_dim, a.n_heads, n, 1), stride=q.ne[0] * _FLOAT_BYTES)
+        else:
+            q = reshape(q, a.head_dim, a.n_heads, n)
+        k, v = (reshape(part, a.head_dim, a.n_kv_heads, n) for part in (k, v))
     return q, k, v
 
 

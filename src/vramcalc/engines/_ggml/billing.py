@@ -5,20 +5,31 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from vramcalc.engines._ggml.layout import Layout
-from vramcalc.engines._ggml.meter import Meter, layer_cache_bytes
+from vramcalc.engines._ggml.meter import Meter, layer_cache_bytes, layer_state_bytes
 from vramcalc.engines._ggml.run import Run
 from vramcalc.engines._ggml.tensor import CPU
 from vramcalc.engines._runtime import context_line
-from vramcalc.formulas.kv_cache import cached_row_elements
+from vramcalc.formulas.kv_cache import cached_row_elements, state_elements
 from vramcalc.ledger import HOST, Basis, Component, Line
 from vramcalc.specs.gpu import GpuSpec
-from vramcalc.specs.model import Attention
+from vramcalc.specs.model import Attention, Mamba2, Mixer, NoAttention
 
 SOURCE = "llama.cpp 0c1e570"
-_LOGIT_BYTES = 4
-# What the simulated compute buffer may be off by, in thousandths: 0 to 1.4 on 5,600 measured settings of 16 models on
-# CUDA-like devices; 12 in the one Metal log known.
-_CUDA_SPREAD, _OTHER_SPREAD = 2, 30
+_LOGIT_BYTES = _FLOAT_BYTES = 4
+
+
+class _Spread(Struct, frozen=True):
+    """What the simulated compute buffer may be off by, in thousandths, and what a fitted range rests on."""
+
+    below: int
+    above: int
+    evidence: str = ""
+
+
+_CUDA_SPREAD = _Spread(2, 2)  # 0 to 1.4 on 6,100 measured settings of 20 models on CUDA-like devices
+_OTHER_SPREAD = _Spread(30, 30)  # 12 in the one Metal log known
+_HOST_SCAN_SPREAD = _Spread(25, 25, "scans on the host, 7 measured settings within 2.2 %")
+_SCATTERED_SPREAD = _Spread(130, 230, "experts over several devices, 71 measured settings from -12 to +22 %")
 
 
 class Server(Struct, frozen=True):
@@ -42,6 +53,7 @@ def server_lines(server: Server) -> Iterator[Line]:
     for device in (*range(server.layout.n_devices), CPU):
         yield from _weight_lines(server, device)
         yield from _cache_lines(server, device)
+        yield from _state_lines(server, device)
         yield _compute_line(server, device, compute[device])
         if device != CPU:
             context = context_line(server.devices[device], server.gpus[device])
@@ -75,7 +87,7 @@ def _cache_lines(server: Server, device: int) -> Iterator[Line]:
     layout, run = server.layout, server.run
     by_kind: dict[Attention, int] = {}
     for kind, home in zip(server.meter.order, layout.layers, strict=True):
-        if home == device:
+        if home == device and not isinstance(kind.attention, NoAttention):
             by_kind[kind.attention] = by_kind.get(kind.attention, 0) + 1
     for attention, n_layers in by_kind.items():
         yield _cache_line(run, attention, n_layers, device, server.name(device))
@@ -105,31 +117,75 @@ def _cache_line(run: Run, attention: Attention, n_layers: int, device: int, name
     )
 
 
+def _state_lines(server: Server, device: int) -> Iterator[Line]:
+    by_mixer: dict[Mixer, int] = {}
+    for kind, home in zip(server.meter.order, server.layout.layers, strict=True):
+        if home == device and kind.mixer is not None:
+            by_mixer[kind.mixer] = by_mixer.get(kind.mixer, 0) + 1
+    for mixer, n_layers in by_mixer.items():
+        yield _state_line(server.run, mixer, n_layers, server.name(device))
+
+
+def _state_line(run: Run, mixer: Mixer, n_layers: int, name: str) -> Line:
+    elements, per_layer = state_elements(mixer), layer_state_bytes(mixer, run)
+    values = {
+        "n_layers": n_layers,
+        "n_slots": run.n_slots,
+        "conv_elements": elements.conv,
+        "recurrent_elements": elements.recurrent,
+        "float_bytes": _FLOAT_BYTES,
+    }
+    unpadded = run.n_slots * (elements.conv + elements.recurrent) * _FLOAT_BYTES
+    return Line(
+        component=Component.STATE,
+        device=name,
+        n_bytes=n_layers * per_layer,
+        basis=Basis.EXACT,
+        why=f"{n_layers} {mixer.kind} layers x {run.n_slots} slots, f32 at any context and cache type",
+        source=f"{SOURCE}, src/llama-memory-recurrent.cpp",
+        formula="n_layers * (n_slots * (conv_elements + recurrent_elements) * float_bytes + padding)",
+        values={**values, "padding": per_layer - unpadded},
+    )
+
+
 def _compute_line(server: Server, device: int, n_bytes: int) -> Line:
     batch = server.run.batch(server.meter.model)
-    is_cuda = all(gpu.vendor in ("nvidia", "hypothetical") for gpu in server.gpus)
-    spread = n_bytes * (_CUDA_SPREAD if is_cuda else _OTHER_SPREAD) // 1000
+    spread = _spread(server)
     why = f"tensors alive at once for {batch.n_tokens} tokens and {batch.n_outputs} rows of logits"
     if device != CPU and server.layout.is_pipelined:
         why += ", inputs four times for the pipeline"
     elif device != CPU and not server.layout.is_full:
         why += ", with the host's weights passing through"
+    if spread.evidence:
+        why += f"; range fitted: {spread.evidence}"
     return Line(
         component=Component.COMPUTE_BUFFER,
         device=server.name(device),
         n_bytes=n_bytes,
-        basis=Basis.DERIVED,
+        basis=Basis.FITTED if spread.evidence else Basis.DERIVED,
         why=why,
-        source=f"{SOURCE}, ggml/src/ggml-alloc.c run over the model's graph; 5,600 measured settings",
+        source=f"{SOURCE}, ggml/src/ggml-alloc.c run over the model's graph; 6,100 measured settings",
         formula="n_tokens * bytes_per_token + rest",
         values={
             "n_tokens": batch.n_tokens,
             "bytes_per_token": n_bytes // batch.n_tokens,
             "rest": n_bytes % batch.n_tokens,
         },
-        low_bytes=n_bytes - spread,
-        high_bytes=n_bytes + spread,
+        low_bytes=n_bytes - n_bytes * spread.below // 1000,
+        high_bytes=n_bytes + n_bytes * spread.above // 1000,
     )
+
+
+def _spread(server: Server) -> _Spread:
+    """Return what the compute buffer may be off by: more where recurrent layers are spread over devices."""
+    order, layout = server.meter.order, server.layout
+    if layout.n_devices > 1 and layout.elsewhere and any(kind.mixer is not None for kind in order):
+        return _SCATTERED_SPREAD
+    if not all(gpu.vendor in ("nvidia", "hypothetical") for gpu in server.gpus):
+        return _OTHER_SPREAD
+    if layout.n_devices and CPU in layout.layers and all(isinstance(kind.mixer, Mamba2) for kind in order):
+        return _HOST_SCAN_SPREAD
+    return _CUDA_SPREAD
 
 
 def _output_line(server: Server) -> Line:

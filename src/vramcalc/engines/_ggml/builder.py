@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field
 
-from vramcalc.engines._ggml.tensor import Graph, Tensor, leaf, like, mul_mat, shape
+from vramcalc.engines._ggml.tensor import Graph, Tensor, graph_input, leaf, like, mul_mat, shape, view
 from vramcalc.engines._ggml.weights import Weight
 from vramcalc.specs.formats import F16, BlockFormat
 from vramcalc.specs.model import LayerKind
@@ -32,6 +32,7 @@ class Batch(Struct, frozen=True, kw_only=True):
     n_tokens: int
     n_outputs: int
     n_streams: int
+    n_slots: int = 1
     cells: int  # of one stream
     sliding_cells: int
     k_format: BlockFormat = F16
@@ -67,6 +68,7 @@ class Builder(Struct):
     graph: Graph = field(default_factory=Graph)
     layer: PlacedLayer | None = None
     shared: dict[int, list[Tensor]] = field(default_factory=dict)
+    state_ids: tuple[Tensor, Tensor] | None = None
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         """Return the normalised and scaled tensor; a layer norm writes elsewhere and has a bias."""
@@ -88,6 +90,14 @@ class Builder(Struct):
         if home not in self.shared:
             self.shared[home] = [leaf("weight", shape(*w.shape), home) for w in self.ends.shared]
         return self.shared[home]
+
+    def state_rows(self) -> tuple[Tensor, Tensor]:
+        """Return which states the batch goes on from and which only move, none: one input that all layers share."""
+        if self.state_ids is None:
+            n_slots = self.batch.n_slots
+            ids = graph_input((n_slots, 1, 1, 1))
+            self.state_ids = view(ids, ids.ne), view(ids, (0, 1, 1, 1))
+        return self.state_ids
 
     def project(self, name: str, x: Tensor) -> Tensor:
         """Return the product with a matrix, plus its bias if there is one."""

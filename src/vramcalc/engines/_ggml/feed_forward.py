@@ -49,7 +49,10 @@ def _experts(builder: Builder, x: Tensor, moe: MoeMlp) -> Tensor:
         total = graph.expand(like("add", total, part))
     if not moe.shared_ff_dim:
         return total
-    return like("add", total, _gated(builder, x, "ffn_{}_shexp"))
+    shared = _gated(builder, x, "ffn_{}_shexp")
+    if moe.shared_gate:
+        shared = like("mul", shared, like("unary", builder.project("ffn_gate_inp_shexp", x)))
+    return like("add", total, shared)
 
 
 def _route(builder: Builder, x: Tensor, moe: MoeMlp) -> tuple[Tensor, Tensor]:

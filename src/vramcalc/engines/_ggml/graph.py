@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from vramcalc.engines._ggml.attention import grouped_query, latent
 from vramcalc.engines._ggml.builder import Batch, Builder, Ends, LayerCache, PlacedLayer
 from vramcalc.engines._ggml.feed_forward import feed_forward
+from vramcalc.engines._ggml.recurrent import gated_delta, mamba2
 from vramcalc.engines._ggml.tensor import (
     CPU,
     I64,
@@ -31,10 +32,15 @@ from vramcalc.specs.model import (
     ChunkedAttention,
     CompressedAttention,
     FullAttention,
+    GatedDelta,
     GatedMlp,
+    KimiDelta,
     LatentAttention,
     LayerKind,
+    Mamba1,
+    Mamba2,
     NoAttention,
+    NoMlp,
     SlidingAttention,
 )
 
@@ -46,34 +52,43 @@ def build(layers: Sequence[PlacedLayer], batch: Batch, ends: Ends) -> Graph:
     builder = Builder(batch, ends)
     graph = builder.graph
     x = _embedding(builder)
-    positions = graph_input((batch.n_tokens, 1, 1, 1))
+    positions = graph_input((batch.n_tokens * _positions_per_token(layers[0].kind), 1, 1, 1))
     if "token_embd_norm.weight" in layers[0].weights or any(w.name == "position_embd" for w in ends.entrance):
         x = _encoder_entrance(builder, layers[0], x, positions)
     caches: dict[str, LayerCache] = {}
     out_ids = graph_input((batch.n_outputs, 1, 1, 1))
+    is_delta = any(isinstance(layer.kind.mixer, GatedDelta) for layer in layers)
     for index, layer in enumerate(layers):
         builder.layer = layer
         kind = layer.kind.attention.kind
-        if kind not in caches:
+        if kind not in caches and kind != "none":
             caches[kind] = _cache(batch, layer)
             caches[kind].beside_sliding = any(other.kind.attention.kind == "sliding" for other in layers)
         is_last = index == len(layers) - 1
-        x = _layer(builder, x, positions, caches[kind], out_ids if is_last else None)
-    if layers[-1].kind.attention.kind != "latent" and _picks_rows_late(layers[-1].kind):
+        x = _layer(builder, x, positions, caches.get(kind), out_ids if is_last and not is_delta else None)
+    if _picks_rows_late(layers[-1].kind):
         x.kept = True
         x = get_rows(x, out_ids)
+    graph.expand(_output(ends, x, out_ids if is_delta else None))
+    return graph
+
+
+def _output(ends: Ends, x: Tensor, out_ids: Tensor | None) -> Tensor:
+    """Return the logits; ``out_ids`` where rows are picked only after the last norm."""
     for w in ends.output:
         weight = leaf("weight", shape(*w.shape[::-1]), ends.output_home, n_bytes=w.device_bytes)
         if w.name == "output_norm.weight":
             x = like("mul", like("rms_norm", x), weight)
         elif w.name == "output_norm.bias":
             x = like("add", x, weight)
+    if out_ids is not None:
+        x.kept = True  # read by the layers that predict the tokens after the next, whether or not they are there
+        x = get_rows(x, out_ids)
     x.kept = True  # the embedding is an output beside the logits
     for w in ends.output:
         if w.name == "output":
             x = mul_mat(leaf("weight", shape(*w.shape[::-1]), ends.output_home, n_bytes=w.device_bytes), x)
-    graph.expand(x)
-    return graph
+    return x
 
 
 def _picks_rows_late(kind: LayerKind) -> bool:
@@ -133,16 +148,23 @@ def _rotation(head_dim: int) -> int:
     return size
 
 
-def _layer(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache, out_ids: Tensor | None) -> Tensor:
+def _positions_per_token(first: LayerKind) -> int:
+    """Return the positions given per token: four where text and images share a rope, as in Qwen 3.5."""
+    return 4 if isinstance(first.mixer, GatedDelta) and not first.mixer.fused else 1
+
+
+def _layer(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache | None, out_ids: Tensor | None) -> Tensor:
     kind, weights = builder.current.kind, builder.current.weights
     is_encoder = isinstance(kind.attention, BidirectionalAttention)
     normed = x if is_encoder else builder.norm(x, "attn_norm")
-    cur = _attention(builder, normed, positions, cache)
+    cur = _mix(builder, normed, positions, cache)
     if out_ids is not None and not _picks_rows_late(kind):
         cur, x = get_rows(cur, out_ids), get_rows(x, out_ids)
     if is_encoder:
         cur = builder.norm(like("add", cur, x), "attn_norm")
         return builder.norm(like("add", feed_forward(builder, cur), cur), "ffn_norm")
+    if isinstance(kind.mlp, NoMlp):
+        return like("add", cur, x)
     if "ffn_norm.weight" not in weights:  # attention and MLP side by side behind one norm
         normed = normed if out_ids is None else get_rows(normed, out_ids)
         return like("add", like("add", cur, feed_forward(builder, normed)), x)
@@ -155,6 +177,20 @@ def _layer(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache, ou
     elif isinstance(kind.mlp, GatedMlp) and kind.mlp.fused:  # Phi-3 adds them the other way round
         return like("add", middle, cur)
     return like("add", cur, middle)
+
+
+def _mix(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache | None) -> Tensor:
+    """Return what tokens learn of each other: by attention, or by a recurrent mixer in its place."""
+    match builder.current.kind.mixer:
+        case Mamba2() as mixer:
+            return mamba2(builder, x, mixer)
+        case GatedDelta() as mixer:
+            return gated_delta(builder, x, mixer)
+        case Mamba1() | KimiDelta() as mixer:
+            raise TypeError(f"no graph for {mixer.kind}")  # HANDLES keeps such models out
+        case None:
+            assert cache is not None  # noqa: S101 - every attention has one
+            return _attention(builder, x, positions, cache)
 
 
 def _attention(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache) -> Tensor:

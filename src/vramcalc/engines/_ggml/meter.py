@@ -13,14 +13,15 @@ from vramcalc.engines._ggml.run import Run
 from vramcalc.engines._ggml.scheduler import schedule
 from vramcalc.engines._ggml.tensor import CPU
 from vramcalc.engines._ggml.weights import Weight, Weights, device_total, host_total
-from vramcalc.formulas.kv_cache import cached_row_elements
-from vramcalc.specs.model import Attention, ModelSpec
+from vramcalc.formulas.kv_cache import cached_row_elements, state_elements
+from vramcalc.specs.model import Attention, Mixer, ModelSpec
 from vramcalc.units import round_up
 
 _LONGEST_PERIOD = 8
 _PERIODS_KEPT = 3
 _CYCLE = 2
 _ROW_PADDING, _CACHE_ALIGNMENT = 512, 128
+_STATE_BYTES = 4
 
 
 class Reading(Struct, frozen=True):
@@ -28,11 +29,12 @@ class Reading(Struct, frozen=True):
 
     weights: tuple[int, ...]
     cache: tuple[int, ...]
+    state: tuple[int, ...]
     compute: tuple[int, ...]
 
     def total(self, device: int) -> int:
         """Return all bytes of one device."""
-        return self.weights[device] + self.cache[device] + self.compute[device]
+        return self.weights[device] + self.cache[device] + self.state[device] + self.compute[device]
 
 
 class Meter:
@@ -47,7 +49,12 @@ class Meter:
 
     def read(self, layout: Layout, run: Run) -> Reading:
         """Return what the engine would report."""
-        return Reading(self.weight_bytes(layout), self.cache_bytes(layout, run), self.compute_bytes(layout, run))
+        return Reading(
+            self.weight_bytes(layout),
+            self.cache_bytes(layout, run),
+            self.state_bytes(layout, run),
+            self.compute_bytes(layout, run),
+        )
 
     def weight_bytes(self, layout: Layout) -> tuple[int, ...]:
         """Return the bytes of weights by device."""
@@ -93,6 +100,13 @@ class Meter:
             held[home] += (on_host if home == CPU else on_device)[name]
         return tuple(held)
 
+    def state_bytes(self, layout: Layout, run: Run) -> tuple[int, ...]:
+        """Return the bytes of recurrent state by device."""
+        held = [0] * (layout.n_devices + 1)
+        for kind, home in zip(self.order, layout.layers, strict=True):
+            held[home] += layer_state_bytes(kind.mixer, run)
+        return tuple(held)
+
     def compute_bytes(self, layout: Layout, run: Run) -> tuple[int, ...]:
         """Return the bytes of compute buffers by device."""
         elsewhere = dict(layout.elsewhere)
@@ -135,6 +149,13 @@ def layer_cache_bytes(attention: Attention, run: Run, *, on_device: bool) -> int
         missing = -width % _ROW_PADDING if on_device and fmt.block_elements > 1 else 0
         total += round_up(n_rows * fmt.bytes_for(width) + fmt.bytes_for(missing), _CACHE_ALIGNMENT)
     return total
+
+
+def layer_state_bytes(mixer: Mixer | None, run: Run) -> int:
+    """Return the bytes of state one layer keeps for all slots: always f32, however long the context."""
+    elements = state_elements(mixer)
+    parts = (elements.conv, elements.recurrent)
+    return sum(round_up(run.n_slots * part * _STATE_BYTES, _CACHE_ALIGNMENT) for part in parts)
 
 
 def representative(signatures: Sequence[Hashable]) -> list[int]:

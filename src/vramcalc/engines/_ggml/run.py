@@ -59,6 +59,7 @@ class Run(Struct, frozen=True, kw_only=True):
             n_tokens=round_up(n_tokens, self.n_slots),
             n_outputs=min(n_tokens, self.n_outputs or self.n_slots),
             n_streams=self.n_streams,
+            n_slots=self.n_slots,
             cells=self.stream_cells,
             sliding_cells=self.cells(windows[0]) if windows else 0,
             k_format=self.k_format,

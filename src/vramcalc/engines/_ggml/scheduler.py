@@ -158,7 +158,8 @@ def _fused_sums(nodes: list[Tensor]) -> dict[int, tuple[Tensor, ...]]:
         experts, weights = node.srcs
         used = node.ne[1]
         last = index + 2 * used - 1
-        is_weighting = weights.ne == (1, *node.ne[1:]) and experts.ne == node.ne and used > 1
+        is_chosen = experts.op in ("mul_mat_id", "add_id")
+        is_weighting = is_chosen and weights.ne == (1, *node.ne[1:]) and experts.ne == node.ne and used > 1
         if is_weighting and last < len(nodes) and nodes[last].op == "add":
             found[id(nodes[last])] = (experts, weights)
     return found

@@ -148,6 +148,21 @@ def cont(source: Tensor, *ne: int, fmt: BlockFormat | None = None) -> Tensor:
     return Tensor("cont", fmt or source.fmt, shape(*ne) if ne else source.ne, (source,))
 
 
+def transpose(source: Tensor) -> Tensor:
+    """Return the tensor with its first two dimensions swapped."""
+    a, b, c, d = source.ne
+    tensor = view(source, (b, a, c, d), op="permute")
+    tensor.n_bytes = source.n_bytes
+    return tensor
+
+
+def copy_into(cache: Tensor, rows: Tensor) -> Tensor:
+    """Return a part of the cache after ``rows`` were copied over it."""
+    tensor = view(cache, rows.ne, op="cpy")
+    tensor.srcs = (rows, view(cache, rows.ne))
+    return tensor
+
+
 def set_rows(cache: Tensor, rows: Tensor, ids: Tensor) -> Tensor:
     """Return the cache after rows were written to it."""
     tensor = view(cache, cache.ne, op="set_rows")
