@@ -28,7 +28,7 @@ def bind_engine(name: str, setup: Setup) -> Engine:
     beyond = setup.model.features() - cast("frozenset[str]", module.HANDLES)
     if beyond:
         raise RefusedError(
-            f"{setup.model.name} has {' and '.join(sorted(beyond))}, which is not modelled for {name} yet",
+            f"not modelled for {name} yet in {setup.model.name}: {', '.join(sorted(beyond))}",
             f"`vramcalc explain weights -m {setup.model.id}` answers for its weights",
         )
     return cast("Callable[[Setup], Engine]", module.bind)(setup)
