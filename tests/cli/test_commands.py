@@ -52,6 +52,13 @@ def test_the_story_on_an_rtx_3060() -> None:
     assert vllm["devices"][0]["headroom_bytes"] < 0
 
 
+def test_every_setting_that_is_assumed_is_there() -> None:
+    for estimate in estimates("-m", "deepseek-r1-8b", "-g", "rtx3060"):
+        workload = estimate["workload"]
+        assert workload["assumed"]
+        assert all(workload[name] is not None for name in workload["assumed"])
+
+
 def test_the_cache_of_the_story() -> None:
     (estimate,) = estimates("-m", "deepseek-r1-8b", "-g", "rtx3060", "-e", "ollama", "-c", "2048")
 

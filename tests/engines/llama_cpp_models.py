@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from vramcalc.ledger import Basis
+from vramcalc.specs.gpu import GpuSpec, Memory
 from vramcalc.specs.model import (
     Attention,
     BidirectionalAttention,
@@ -185,3 +186,17 @@ MODELS = {
         model("Mamba2-2.7B", 2560, 50_288, 1_048_576, _MAMBA, head="tied"),
     )
 }
+
+
+def hypothetical(n_bytes: int) -> GpuSpec:
+    """A CUDA card with so much free once the process's context exists."""
+    return GpuSpec(
+        id=f"{n_bytes}",
+        name="hypothetical",
+        vendor="hypothetical",
+        architecture="any",
+        year=2026,
+        memory=Memory(advertised=n_bytes),
+        bandwidth_gb_per_s=None,
+        source="the request",
+    )

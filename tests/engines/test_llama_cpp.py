@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.arithmetic import evaluate
-from tests.engines.llama_cpp_models import MODELS, full, gated, model, stack, windowed
+from tests.engines.llama_cpp_models import MODELS, full, gated, hypothetical, model, stack, windowed
 
 from vramcalc.engines import llama_cpp
 from vramcalc.engines.base import Proposal, Setup
@@ -36,19 +36,6 @@ HOST_SCAN_SPREAD = 0.022  # the same where a Mamba 2 has layers in host memory
 def rows(name: str) -> list[dict[str, str]]:
     with (HERE / name).open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def hypothetical(n_bytes: int) -> GpuSpec:
-    return GpuSpec(
-        id=f"{n_bytes}",
-        name="hypothetical",
-        vendor="hypothetical",
-        architecture="any",
-        year=2026,
-        memory=Memory(advertised=n_bytes),
-        bandwidth_gb_per_s=None,
-        source="the request",
-    )
 
 
 @cache

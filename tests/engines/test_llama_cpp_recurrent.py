@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from tests.engines.llama_cpp_models import delta, experts, full, gated, mamba2, model, windowed
-from tests.engines.test_llama_cpp import engine, held, hypothetical, settled
+from tests.engines.llama_cpp_models import delta, experts, full, gated, hypothetical, mamba2, model, windowed
+from tests.engines.test_llama_cpp import engine, held, settled
 
 from vramcalc.engines import llama_cpp, ollama
 from vramcalc.engines.base import Setup

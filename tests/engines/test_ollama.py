@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from tests.engines.llama_cpp_models import MODELS
+from tests.engines.llama_cpp_models import MODELS, hypothetical
 
 from vramcalc.engines import ollama
 from vramcalc.engines.base import Proposal, Setup
@@ -15,28 +15,14 @@ from vramcalc.engines.llama_cpp import bind as bind_llama_cpp
 from vramcalc.engines.ollama import Ollama, bind
 from vramcalc.errors import RefusedError
 from vramcalc.ledger import HOST, Component
-from vramcalc.specs.gpu import GpuSpec, Memory
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.workload import Workload
 from vramcalc.units import GIB, MIB
 
 
-def card(n_bytes: int) -> GpuSpec:
-    return GpuSpec(
-        id=f"{n_bytes}",
-        name="hypothetical",
-        vendor="hypothetical",
-        architecture="any",
-        year=2026,
-        memory=Memory(advertised=n_bytes),
-        bandwidth_gb_per_s=None,
-        source="the request",
-    )
-
-
 @cache
 def engine(name: str, *free: int, fmt: str | None = None) -> Ollama:
-    return bind(Setup(MODELS[name], Machine(gpus=tuple(card(n) for n in free)), fmt))
+    return bind(Setup(MODELS[name], Machine(gpus=tuple(hypothetical(n) for n in free)), fmt))
 
 
 def proposed(bound: Ollama, **workload: Any) -> Proposal:
@@ -131,7 +117,7 @@ def test_layers_give_way_and_never_the_context() -> None:
 
 
 def test_the_bill_is_that_of_llama_cpp() -> None:
-    machine = Machine(gpus=(card(24 * GIB),))
+    machine = Machine(gpus=(hypothetical(24 * GIB),))
     load = Workload(n_context=8192, n_slots=2, kv_unified=False, step_tokens=1024)
     bills = [
         bound.bill(bound.propose(load))
@@ -167,7 +153,7 @@ def test_command(workload: dict[str, Any], command: tuple[str, ...]) -> None:
 
 def test_the_models_tag_and_its_format() -> None:
     model = MODELS["Qwen3-8B"].model_copy(update={"ollama_tags": ("qwen3:8b",), "ollama_format": "q8_0"})
-    bound = bind(Setup(model, Machine(gpus=(card(24 * GIB),))))
+    bound = bind(Setup(model, Machine(gpus=(hypothetical(24 * GIB),))))
 
     assert bound.weight_format == "q8_0"
     assert bound.command(proposed(bound, n_context=512))[-1] == "qwen3:8b"
@@ -195,12 +181,12 @@ def test_refusals(workload: dict[str, Any], fact: str) -> None:
     ("version", "rules"), [("0.30", "0.30"), ("0.32.1", "0.30"), ("v0.33.0", "0.33"), ("0.40", "0.33")]
 )
 def test_versions_take_the_nearest_earlier_rules(version: str, rules: str) -> None:
-    assert bind(Setup(MODELS["Qwen3-8B"], Machine(gpus=(card(GIB),)), None, version)).version == rules
+    assert bind(Setup(MODELS["Qwen3-8B"], Machine(gpus=(hypothetical(GIB),)), None, version)).version == rules
 
 
 @pytest.mark.parametrize("version", ["0.24.0", "0.5", "latest"])
 def test_its_own_estimator_is_not_modelled(version: str) -> None:
     with pytest.raises(RefusedError) as caught:
-        bind(Setup(MODELS["Qwen3-8B"], Machine(gpus=(card(GIB),)), None, version))
+        bind(Setup(MODELS["Qwen3-8B"], Machine(gpus=(hypothetical(GIB),)), None, version))
 
     assert ollama.VERSIONS[0] in caught.value.hint or ollama.VERSIONS[-1] in caught.value.hint

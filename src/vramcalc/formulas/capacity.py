@@ -47,10 +47,15 @@ def usable_memory(gpu: GpuSpec, system: OperatingSystem) -> Capacity:
 def _less_driver_reserve(shown: Capacity, system: OperatingSystem) -> Capacity:
     if system != "linux":
         why = "the driver's total less 1 MiB, as seen on Windows and WSL"
-        return Capacity(shown.n_bytes - MIB, Basis.FITTED, why, "ggml logs of 12 cards on Windows and WSL")
+        return Capacity(shown.n_bytes - MIB, Basis.FITTED, why, "ggml logs of 14 cards on Windows and WSL")
     reserve = min(_RESERVE_MOST, max(_RESERVE_LEAST, shown.n_bytes * _RESERVE_PERCENT // 100))
     why = f"the driver's total less a reserve of {reserve // MIB} MiB (2 %, at least 250 and at most 800 MiB)"
-    return Capacity(shown.n_bytes - reserve, Basis.FITTED, why, "nvidia-smi against CUDA totals of 20 cards on Linux")
+    return Capacity(
+        shown.n_bytes - reserve,
+        Basis.FITTED,
+        why,
+        "nvidia-smi against CUDA totals of 19 cards on Linux: 224 to 769 MiB",
+    )
 
 
 def _metal_limit(gpu: GpuSpec) -> Capacity:

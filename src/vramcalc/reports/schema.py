@@ -50,6 +50,12 @@ class WorkloadReport(Struct, frozen=True):
     swa_full: bool
     gpu_layers: int | None
     cpu_moe: int | None
+    k_format: str | None
+    v_format: str | None
+    tensor_parallel: int | None
+    pipeline_parallel: int | None
+    data_parallel: int | None
+    expert_parallel: bool | None
     memory_share: float | None
     max_num_seqs: int | None
     enforce_eager: bool
