@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from vramcalc.engines import ENGINE_NAMES, bind_engine, parse_engine
-from vramcalc.engines.base import Setup
+from vramcalc.engines import ENGINE_NAMES, parse_engine
 from vramcalc.errors import BadInputError, RefusedError, UsageError
-from vramcalc.estimation import estimate_outcome
+from vramcalc.estimation import Asked, estimate_outcome
 from vramcalc.formulas.inventory import n_parameters
-from vramcalc.reports.freeze import Asked, freeze_outcome, freeze_refusal
+from vramcalc.reports.freeze import freeze_outcome, freeze_refusal
 from vramcalc.reports.schema import SCHEMA_VERSION, EstimateReport, Report
 from vramcalc.solvers.advice import find_advice
 from vramcalc.solvers.limits import find_limits
@@ -238,17 +237,16 @@ def _combinations(request: Request, model: ModelSpec, machine: Machine, workload
 
 def _estimate(asked: Asked, notes: Sequence[str]) -> EstimateReport:
     known = (*notes, *asked.model.notes)
-    setup = Setup(asked.model, asked.machine, asked.weight_format, asked.version)
     try:
-        engine = bind_engine(asked.engine, setup)
+        engine = asked.bind()
         outcome = estimate_outcome(engine, asked.machine, asked.workload)
     except RefusedError as refusal:
         return freeze_refusal(asked, asked.version or "", str(refusal), refusal.hint, known)
     if asked.version is not None and not _is_release_of(asked.version, engine.version):
         used = f"the rules of {engine.version} are used, the nearest earlier set known"
         known = (*known, f"{asked.engine} {asked.version}: {used}")
-    limits = find_limits(engine, asked.model, asked.machine, asked.workload, outcome.proposal.workload)
-    advice = find_advice(asked.engine, setup, asked.workload, outcome, limits)
+    limits = find_limits(asked, outcome)
+    advice = find_advice(asked, outcome, limits)
     return freeze_outcome(asked, outcome, limits, advice=advice, notes=known)
 
 
