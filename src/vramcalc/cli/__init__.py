@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from vramcalc.cli import catalogue, estimate, explain, schema, validate
+from vramcalc.cli import catalogue, estimate, explain, schema, solve, validate
 
 _GARBAGE_THRESHOLD = 100_000  # what imports make is kept: collecting it every 700 objects costs a start 4 %
 
@@ -18,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("estimate")(estimate.estimate)
+app.add_typer(solve.app, name="solve")
 app.command("explain")(explain.explain)
 app.add_typer(catalogue.catalogue_app("models", "models"), name="models")
 app.add_typer(catalogue.catalogue_app("gpus", "GPUs"), name="gpus")

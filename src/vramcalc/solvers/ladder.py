@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from vramcalc.estimation import Asked, Outcome
+from vramcalc.specs.formats import CHECKPOINT
 from vramcalc.specs.quality import CACHE_QUALITY, Quality, qualities_for, weight_quality
 from vramcalc.specs.workload import Workload
 
@@ -119,16 +120,16 @@ def format_changes(asked: Asked, current: str, *, common: bool = False) -> Itera
 def smaller_formats(asked: Asked, current: str) -> tuple[Quality, ...]:
     """Return the formats below the current one; all where nothing is known of it."""
     known = weight_quality(asked.engine, current)
-    bits = known.bits if known else released_bits(asked, current)
+    bits = known.bits if known else released_bits(current)
     return tuple(q for q in qualities_for(asked.engine) if q.name != current and q.bits < bits)
 
 
-def released_bits(asked: Asked, current: str | None = None) -> float:
-    """Return the bits of a format by the name of its family, those of the checkpoint where none is named."""
-    name = current or asked.model.checkpoint_format or asked.model.dtype
-    eight = ("fp8", "int8", "q8", "gptq-8bit")
-    four = ("mxfp4", "nvfp4", "awq", "gptq", "w4", "fp4")
-    return 4.25 if name.startswith(four) else 8 if name.startswith(eight) else 16
+def released_bits(name: str) -> float:
+    """Return the bits per element of a checkpoint's format, those of its experts where they differ; floats have 16."""
+    fmt = CHECKPOINT.get(name)
+    if fmt is None:
+        return 16
+    return fmt.experts.element_bits if fmt.experts else fmt.element_bits
 
 
 def engine_changes(asked: Asked) -> Iterator[Change]:

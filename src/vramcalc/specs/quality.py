@@ -91,12 +91,12 @@ CACHE_QUALITY = {
     )
 }
 
-_BY_FAMILY = {"ollama": GGUF_QUALITY, "llama.cpp": GGUF_QUALITY}
+GGUF_ENGINES = frozenset({"ollama", "llama.cpp"})
 
 
 def qualities_for(engine: str) -> tuple[Quality, ...]:
     """Return the weight formats worth trying under an engine, best first."""
-    return _BY_FAMILY.get(engine, CHECKPOINT_QUALITY)
+    return GGUF_QUALITY if engine in GGUF_ENGINES else CHECKPOINT_QUALITY
 
 
 def weight_quality(engine: str, name: str | None) -> Quality | None:
