@@ -71,6 +71,9 @@ class RequestOptions:
     flash_attention: Annotated[bool | None, Option("--flash-attention/--no-flash-attention")] = None
     kv_unified: Annotated[bool | None, Option("--kv-unified/--no-kv-unified", help="One pool for all slots.")] = None
     swa_full: Annotated[bool, Option("--swa-full", help="llama.cpp: sliding-window layers cache everything.")] = False
+    env: Annotated[
+        list[str], Option("--env", help="Ollama: a variable of its server, e.g. OLLAMA_SCHED_SPREAD=1; repeatable.")
+    ] = ()  # type: ignore[assignment]
     reserve: Annotated[str | None, Option(help="Memory already taken on each GPU, e.g. desktop 800MB.")] = None
     os: Annotated[System, Option(help="What the driver lets a process use depends on it.")] = System.LINUX
     registry: Annotated[
@@ -92,6 +95,7 @@ class RequestOptions:
             reserve=self.reserve,
             os=self.os.value,
             kv_type=self.kv_type,
+            environment=self.env,
             registries=self.registry,
             workload=Workload(
                 n_context=_count("--context", self.context),
