@@ -4,7 +4,8 @@ Source:
     Ollama 0.33 (fb30760, August 2026): llm/llama_server.go, server/sched.go, envconfig/config.go; llama.cpp 0c1e570.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -35,10 +36,15 @@ from vramcalc.specs.placement import Placement
 from vramcalc.specs.workload import Workload
 from vramcalc.units import MIB
 
+if TYPE_CHECKING:
+    from vramcalc.engines._ollama.early import EarlyOllama
+
 __all__ = ["HANDLES", "NAME", "VERSIONS", "Ollama", "bind", "with_environment"]
 
 NAME = "ollama"
 VERSIONS = ("0.30", "0.33")
+EARLY_VERSIONS = ("0.5", "0.6.7", "0.10")
+_UNKNOWN = ((0, 12, 0), (0, 30, 0))  # its own engine's graph, measured while loading, placed the layers
 
 _UNMAPPED = (
     "Ollama turns mmap off here: layers off the GPU must fit memory, where llama-server alone maps them from disk"
@@ -46,26 +52,39 @@ _UNMAPPED = (
 _CACHE_FORMATS = frozenset({"f16", "q8_0", "q4_0"})
 
 
-def bind(setup: Setup) -> "Ollama":
+def bind(setup: Setup) -> "Ollama | EarlyOllama":
     """Return the engine bound to ``setup``. Raises ``RefusedError`` for a format or version it has no rules for."""
     refuse_unknown(setup.model, NAME)
-    return Ollama(setup, _rules_for(setup.version), choose_format(setup, NAME))
+    version = _rules_for(setup.version)
+    weight_format = choose_format(setup, NAME)
+    if version in VERSIONS:
+        return Ollama(setup, version, weight_format)
+    from vramcalc.engines._ollama.early import EARLY_RULES, EarlyOllama  # noqa: PLC0415 - start-up
+
+    return EarlyOllama(setup, next(rules for rules in EARLY_RULES if rules.version == version), weight_format)
 
 
 def _rules_for(version: str | None) -> str:
+    """Return the nearest earlier rule set."""
     if version is None:
         return VERSIONS[-1]
     parts = version.strip().removeprefix("v").split(".")
     if not all(part.isdecimal() for part in parts[:2]):
         raise RefusedError(f"{version!r} is not a version of Ollama", f"write e.g. ollama@{VERSIONS[-1]}")
-    asked = int(parts[0]), int(parts[1]) if len(parts) > 1 else 0
-    earlier = [v for v in VERSIONS if (int(v.split(".")[0]), int(v.split(".")[1])) <= asked]
-    if not earlier:
+    asked = _numbers(parts)
+    earlier = [v for v in (*EARLY_VERSIONS, *VERSIONS) if _numbers(v.split(".")) <= asked]
+    if not earlier or _UNKNOWN[0] <= asked < _UNKNOWN[1]:
         raise RefusedError(
-            f"Ollama before {VERSIONS[0]} placed layers by its own estimator, which is not modelled (asked: {version})",
-            f"take ollama@{VERSIONS[0]} or later, which run llama-server",
+            f"how Ollama {version} placed layers is not modelled: known are 0.5 to 0.11, by its own estimator, and "
+            f"{VERSIONS[0]} or later, which run llama-server",
+            f"take ollama@{VERSIONS[0]} or later",
         )
     return earlier[-1]
+
+
+def _numbers(parts: Sequence[str]) -> tuple[int, int, int]:
+    major, minor, patch = (int(part) if part.isdecimal() else 0 for part in (*parts, "0", "0")[:3])
+    return major, minor, patch
 
 
 class Ollama(LlamaProcess):

@@ -157,6 +157,7 @@ class ModelSpec(Spec):
     id: str
     name: str
     family: str
+    gguf_architecture: str | None = None  # general.architecture of its GGUF
     hf_ids: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     ollama_tags: tuple[str, ...] = ()

@@ -21,7 +21,16 @@ def ps_readout(ledger: Ledger, *, whole: bool, n_context: int) -> Readout:
     buffers = [line for line in ledger.lines if line.component is not Component.RUNTIME]
     on_gpus = sum(line.n_bytes for line in buffers if line.device != HOST)
     total = on_gpus if whole else sum(line.n_bytes for line in buffers)
-    return Readout("ollama ps", None, total, f"{_size(total)}  {_processor(total, on_gpus)}  {n_context}")
+    return Readout("ollama ps", None, total, f"{ps_text(total, on_gpus)}  {n_context}")
+
+
+def ps_text(total: int, on_gpus: int) -> str:
+    """Return size and processor as ``ollama ps`` prints them.
+
+    >>> ps_text(44_000_000_000, 11_440_000_000)
+    '44 GB  74%/26% CPU/GPU'
+    """
+    return f"{_size(total)}  {_processor(total, on_gpus)}"
 
 
 def _processor(total: int, on_gpus: int) -> str:
