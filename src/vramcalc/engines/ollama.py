@@ -123,8 +123,7 @@ class Ollama(LlamaProcess):
             settings.append("OLLAMA_FLASH_ATTENTION=0")
         if load.spread:
             settings.append("OLLAMA_SCHED_SPREAD=1")
-        tag = self._model.ollama_tags[0] if self._model.ollama_tags else self._model.id
-        return ("env", *settings, "ollama", "run", tag)
+        return ("env", *settings, "ollama", "run", self._model.ollama_tag or self._model.id)
 
     def readouts(self, proposal: Proposal, ledger: Ledger) -> tuple[Readout, ...]:
         """Return the line of ``ollama ps``."""
@@ -208,8 +207,11 @@ class Ollama(LlamaProcess):
         elif workload.n_context > self._model.context:
             trained = f"the {self._model.context} tokens {self._model.name} was trained on"
             yield f"Ollama cuts the context asked for to {trained}"
-        if not self._model.ollama_tags:
+        tag, plain = self._model.ollama_tag, self._model.ollama_format
+        if tag is None:
             yield f"no Ollama tag of {self._model.name} is known: the command names its id here"
+        elif plain is not None and plain != self.weight_format:
+            yield f"{tag} holds {plain}: for {self.weight_format} name a tag or a GGUF file of that format"
         if self._has_one_slot and (workload.n_sequences or 1) > 1:
             kind = "an embedding model" if self._model.is_encoder else self._model.name
             yield f"Ollama gives {kind} one slot: requests run one after another"

@@ -193,6 +193,12 @@ class ModelSpec(Spec):
         return self
 
     @property
+    def ollama_tag(self) -> str | None:
+        """Return the tag to type: one that names a size where there is one, as ``latest`` moves on."""
+        sized = [tag for tag in self.ollama_tags if not tag.endswith(":latest")]
+        return next(iter((*sized, *self.ollama_tags)), None)
+
+    @property
     def is_encoder(self) -> bool:
         """Whether no layer keeps a cache: an embedding model or a reranker."""
         return all(isinstance(kind.attention, BidirectionalAttention) for kind in self.layers.kinds.values())

@@ -89,8 +89,7 @@ class EarlyOllama(LlamaProcess):
             settings.append(f"OLLAMA_KV_CACHE_TYPE={load.k_format}")
         if load.n_context != self._rules.context:
             settings.append(f"OLLAMA_CONTEXT_LENGTH={load.n_context}")
-        tag = self._model.ollama_tags[0] if self._model.ollama_tags else self._model.id
-        return ("env", *settings, "ollama", "run", tag)
+        return ("env", *settings, "ollama", "run", self._model.ollama_tag or self._model.id)
 
     def _settle(self, workload: Workload) -> tuple[Workload, _Choice]:
         flash_attention = bool(workload.flash_attention)
