@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from vramcalc.engines import ENGINE_NAMES, parse_engine
+from vramcalc.engines import ENGINE_NAMES, parse_engine, with_environment
 from vramcalc.errors import BadInputError, RefusedError, UsageError
 from vramcalc.estimation import Asked, estimate_outcome
 from vramcalc.formulas.inventory import n_parameters
@@ -51,6 +51,7 @@ class Request(Struct, frozen=True, kw_only=True):
     reserve: str | None = None
     os: OperatingSystem = "linux"
     kv_type: str | None = None
+    environment: Sequence[str] = ()  # NAME=VALUE
     workload: Workload = field(default_factory=Workload)
     registries: Sequence[Path] = ()
 
@@ -269,9 +270,10 @@ def read_questions(request: Request) -> Iterator[tuple[Asked, tuple[str, ...]]]:
         machine = machine_of(request, found.gpus)
         for engine in request.engines:
             name, version = parse_engine(engine)
+            settings = with_environment(name, workload, _variables(request.environment))
             for quant in request.quants or (None,):
                 weight_format = None if quant is None else quant.strip().lower()
-                yield Asked(model, machine, name, version, weight_format, workload), found.notes
+                yield Asked(model, machine, name, version, weight_format, settings), found.notes
 
 
 def machine_of(request: Request, gpus: tuple[GpuSpec, ...]) -> Machine:
@@ -337,6 +339,17 @@ def checked_workload(request: Request) -> Workload:
         return w
     k, _, v = request.kv_type.strip().lower().partition("/")
     return replace(w, k_format=k, v_format=v or k)
+
+
+def _variables(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Return name and value of every ``NAME=VALUE``. Raises ``UsageError``."""
+    pairs = []
+    for text in texts:
+        name, mark, value = text.partition("=")
+        if not mark or not name.strip():
+            raise UsageError(f"--env {text!r} sets nothing", "write it as NAME=VALUE")
+        pairs.append((name.strip(), value))
+    return pairs
 
 
 def _bytes(option: str, text: str) -> int:

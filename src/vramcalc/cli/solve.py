@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
+from vramcalc.cli.commands import SectionedCommand
 from vramcalc.cli.options import RequestOptions, takes_request
 from vramcalc.cli.output import OutputFormat, deliver, failures_told
 from vramcalc.errors import ExitCode
@@ -26,10 +27,12 @@ class Vendor(StrEnum):
     APPLE = "apple"
 
 
-app = typer.Typer(help="Find the one unknown that still fits, and what stops it there.", rich_markup_mode=None)
+solve = typer.Typer(
+    help="Find the one unknown that still fits, and what stops it there.", add_completion=False, rich_markup_mode=None
+)
 
 
-@app.command("context")
+@solve.command("context", cls=SectionedCommand)
 @takes_request
 def context(
     asked: RequestOptions,
@@ -42,7 +45,7 @@ def context(
     _answer("context", asked, OutputFormat.JSON if as_json else output_format, output, check=check)
 
 
-@app.command("sequences")
+@solve.command("sequences", cls=SectionedCommand)
 @takes_request
 def sequences(
     asked: RequestOptions,
@@ -55,7 +58,7 @@ def sequences(
     _answer("sequences", asked, OutputFormat.JSON if as_json else output_format, output, check=check)
 
 
-@app.command("quant")
+@solve.command("quant", cls=SectionedCommand)
 @takes_request
 def quant(
     asked: RequestOptions,
@@ -68,7 +71,7 @@ def quant(
     _answer("quant", asked, OutputFormat.JSON if as_json else output_format, output, check=check)
 
 
-@app.command("gpu")
+@solve.command("gpu", cls=SectionedCommand)
 @takes_request
 def gpu(
     asked: RequestOptions,

@@ -26,7 +26,7 @@ from vramcalc.engines._vllm.rules import (
     rules_for,
 )
 from vramcalc.engines._vllm.weights import RankWeights, WeightRules, step_buffers
-from vramcalc.engines.base import Budget, Pool, Proposal, Setup
+from vramcalc.engines.base import Budget, Pool, Proposal, Readout, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.ledger import Component, Ledger, Line
@@ -130,6 +130,11 @@ class Vllm:
             why = f"{float(share):g} of the total, rounded up; the total is {capacity.why}"
             budgets[device] = Budget(capacity.n_bytes, math.ceil(capacity.n_bytes * share), why)
         return budgets
+
+    def readouts(self, proposal: Proposal, ledger: Ledger) -> tuple[Readout, ...]:
+        """Return nothing: vLLM prints what it found in its log alone."""
+        del proposal, ledger
+        return ()
 
     def pool(self, proposal: Proposal, ledger: Ledger) -> Pool | None:
         """Return the cache vLLM would set aside: what the best figures leave, in blocks of the poorest rank.

@@ -157,6 +157,7 @@ class ModelSpec(Spec):
     id: str
     name: str
     family: str
+    gguf_architecture: str | None = None  # general.architecture of its GGUF
     hf_ids: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     ollama_tags: tuple[str, ...] = ()
@@ -190,6 +191,12 @@ class ModelSpec(Spec):
         if (self.per_layer_dim is None) != (self.per_layer_vocabulary is None):
             raise ValueError("per_layer_dim and per_layer_vocabulary go together")
         return self
+
+    @property
+    def ollama_tag(self) -> str | None:
+        """Return the tag to type: one that names a size where there is one, as ``latest`` moves on."""
+        sized = [tag for tag in self.ollama_tags if not tag.endswith(":latest")]
+        return next(iter((*sized, *self.ollama_tags)), None)
 
     @property
     def is_encoder(self) -> bool:
