@@ -35,6 +35,7 @@ from vramcalc.specs.layers import (
 )
 
 __all__ = [
+    "ActiveFact",
     "Attention",
     "BidirectionalAttention",
     "ChunkedAttention",
@@ -177,6 +178,14 @@ class CountFact(Spec):
     source: str
 
 
+class ActiveFact(Spec):
+    """The number of parameters per token that the publisher prints, and what it leaves out; publishers differ."""
+
+    printed: str | None = Field(default=None, pattern=r"^\d+(\.\d+)?B$")
+    leaves_out: tuple[Role, ...] = ()  # where the publisher does not say: what brings our count to the printed one
+    source: str
+
+
 class ModelSpec(Spec):
     """A model as published: facts only, no engine's view of it."""
 
@@ -189,6 +198,7 @@ class ModelSpec(Spec):
     ollama_format: str | None = None  # what the plain tag holds, where known
     advertised: str | None = None  # the size the publisher prints: "8B", "30B-A3B"
     parameters: CountFact
+    active: ActiveFact | None = None  # models with experts alone
     context: PositiveInt  # trained, tokens
     license: str
     released: str = Field(pattern=r"^(\d{4}-\d{2}(-\d{2})?|unknown)$")
