@@ -18,7 +18,7 @@ def json_schema() -> dict[str, Any]:
     answers, definitions = json.schema_components(_ANSWERS, ref_template="#/$defs/{name}")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "vramcalc: an answer of `estimate`, `solve` and `explain`, a listing, an explanation, an accuracy, an error",
+        "title": "vramcalc: an answer of one of its commands, or an error",
         "anyOf": list(answers),
         "$defs": definitions,
     }

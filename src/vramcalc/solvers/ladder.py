@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from vramcalc.estimation import Asked, Outcome
-from vramcalc.specs.formats import CHECKPOINT
+from vramcalc.specs.format_names import scaled_format
 from vramcalc.specs.quality import CACHE_QUALITY, Quality, qualities_for, weight_quality
 from vramcalc.specs.workload import Workload
 
@@ -126,10 +126,8 @@ def smaller_formats(asked: Asked, current: str) -> tuple[Quality, ...]:
 
 def released_bits(name: str) -> float:
     """Return the bits per element of a checkpoint's format, those of its experts where they differ; floats have 16."""
-    fmt = CHECKPOINT.get(name)
-    if fmt is None:
-        return 16
-    return fmt.experts.element_bits if fmt.experts else fmt.element_bits
+    fmt = scaled_format(name)
+    return 16 if fmt is None else float((fmt.experts or fmt).element_bits)
 
 
 def engine_changes(asked: Asked) -> Iterator[Change]:
