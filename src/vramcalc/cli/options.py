@@ -39,7 +39,8 @@ class RequestOptions:
     nodes: Annotated[int, Option(help="Machines of that kind.")] = 1
     ram: Annotated[str | None, Option(help="Host memory of one machine, e.g. 64GB.")] = None
     engine: Annotated[
-        list[str], Option("--engine", "-e", help="ollama, llama.cpp or vllm; vllm@0.19 pins a version; repeatable.")
+        list[str],
+        Option("--engine", "-e", help="ollama, llama.cpp, vllm, sglang, tensorrt-llm; vllm@0.19 pins a version."),
     ] = ("ollama", "vllm")  # type: ignore[assignment]
     quant: Annotated[
         list[str], Option("--quant", "-q", help="Weight format: q4_k_m, awq-4bit, attn=q6_k,mlp=q4_k ...; repeatable.")
@@ -56,16 +57,17 @@ class RequestOptions:
     ] = None
     kv_type: Annotated[str | None, Option("--kv-type", "-k", help="Cache type: f16, fp8, q8_0, q8_0/q4_0 ...")] = None
     memory_share: Annotated[
-        float | None, Option("--memory-share", "--gpu-memory-utilization", help="vLLM: its share of the card.")
+        float | None,
+        Option("--memory-share", "--gpu-memory-utilization", help="vLLM, SGLang, TensorRT-LLM: its share."),
     ] = None
-    max_num_seqs: Annotated[int | None, Option(help="vLLM: most sequences in one step.")] = None
-    tp: Annotated[int | None, Option(help="vLLM: tensor-parallel size.")] = None
-    pp: Annotated[int | None, Option(help="vLLM: pipeline-parallel size.")] = None
-    dp: Annotated[int | None, Option(help="vLLM: data-parallel size.")] = None
-    ep: Annotated[bool | None, Option("--ep/--no-ep", help="vLLM: experts whole on their ranks.")] = None
-    enforce_eager: Annotated[bool, Option("--enforce-eager", help="vLLM: no CUDA graphs.")] = False
+    max_num_seqs: Annotated[int | None, Option(help="Servers: most sequences in one step.")] = None
+    tp: Annotated[int | None, Option(help="Servers: tensor-parallel size.")] = None
+    pp: Annotated[int | None, Option(help="Servers: pipeline-parallel size.")] = None
+    dp: Annotated[int | None, Option(help="Servers: data-parallel size.")] = None
+    ep: Annotated[bool | None, Option("--ep/--no-ep", help="Servers: experts whole on their ranks.")] = None
+    enforce_eager: Annotated[bool, Option("--enforce-eager", help="Servers: no CUDA graphs.")] = False
     kv_cache_memory_bytes: Annotated[str | None, Option(help="vLLM: the KV pool of each card, e.g. 4GiB.")] = None
-    cpu_offload: Annotated[str | None, Option(help="vLLM: weights of each card kept in host memory, e.g. 4GiB.")] = None
+    cpu_offload: Annotated[str | None, Option(help="vLLM, SGLang: weights of each card kept in host memory.")] = None
     gpu_layers: Annotated[int | None, Option(help="llama.cpp, Ollama: layers on GPUs; the head counts as one.")] = None
     cpu_moe: Annotated[int | None, Option(help="llama.cpp: keep the experts of the first N layers in RAM.")] = None
     flash_attention: Annotated[bool | None, Option("--flash-attention/--no-flash-attention")] = None

@@ -15,7 +15,8 @@ from vramcalc.units import format_gib
 
 # From the best in quality to the smallest, per engine.
 _GGUF_FORMATS = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
-_FORMATS = {"vllm": ("fp8", "w4a16"), "ollama": _GGUF_FORMATS, "llama.cpp": _GGUF_FORMATS}
+_SERVERS = {"vllm": ("fp8", "w4a16"), "sglang": ("fp8", "w4a16"), "tensorrt-llm": ("fp8", "awq-4bit")}
+_FORMATS = {**_SERVERS, "ollama": _GGUF_FORMATS, "llama.cpp": _GGUF_FORMATS}
 _LEAST_USEFUL_CONTEXT = 2048
 _LARGER_SHARE = Fraction(95, 100)
 
@@ -29,20 +30,20 @@ def find_advice(engine: str, setup: Setup, asked: Workload, outcome: Outcome, li
     found = []
     if 0 < shorter < context:
         found.append(f"--context {shorter} keeps it on the GPUs with everything else as it is")
-    if engine == "vllm":
+    if engine in _SERVERS:
         found += _switches(outcome, setup, asked)
     if _fits_as_engine_places(outcome, setup, asked):
         found.append("leave --gpu-layers and --cpu-moe out: the engine's own placement keeps it on the GPUs")
         return tuple(found)
     least = max(_LEAST_USEFUL_CONTEXT, shorter + 1)
     found += _other_formats(engine, setup, asked, outcome.engine.weight_format, contexts=(least, context))
-    if engine == "vllm" and not found:
+    if engine in _SERVERS and not found:
         found.append("--engine ollama: it may keep some layers in host memory, which is slower but runs")
     return tuple(found)
 
 
 def _switches(outcome: Outcome, setup: Setup, asked: Workload) -> Iterator[str]:
-    """Yield vLLM's own switches that make room with context and format as they are."""
+    """Yield a server's own switches that make room with context and format as they are."""
     share = max(_LARGER_SHARE, asked.memory_share or _LARGER_SHARE)
     changes = {
         f"--memory-share {float(share):g} makes room": replace(asked, memory_share=share),
