@@ -52,6 +52,7 @@ __all__ = [
     "average_bits",
     "gguf_groups",
     "gguf_tensors",
+    "is_recipe",
     "resolve_recipe",
 ]
 
@@ -118,6 +119,11 @@ def resolve_recipe(text: str) -> Recipe | RoleMix:
     if name not in RECIPES:
         raise UnknownNameError("weight format", text, RECIPES, see="name a mix, or types by role: attn=q6_k,mlp=q4_k")
     return RECIPES[name]
+
+
+def is_recipe(name: str) -> bool:
+    """Whether llama-quantize has a mix of that name."""
+    return name.strip().lower() in RECIPES or name.strip().lower() in ALIASES
 
 
 def gguf_groups(model: ModelSpec) -> tuple[TensorGroup, ...]:

@@ -6,8 +6,9 @@ from msgspec import json
 
 from vramcalc.reports.accuracy import ValidationReport
 from vramcalc.reports.catalogue import Catalogue
-from vramcalc.reports.explanation import TextbookReport, WeightsReport
+from vramcalc.reports.explanation import TextbookReport
 from vramcalc.reports.schema import ErrorReport, Report
+from vramcalc.reports.weights import WeightsReport
 
 _ANSWERS = (Report, Catalogue, TextbookReport, WeightsReport, ValidationReport, ErrorReport)
 
