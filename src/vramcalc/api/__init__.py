@@ -28,8 +28,9 @@ from vramcalc.units import parse_bytes, parse_count
 if TYPE_CHECKING:
     from vramcalc.reports.accuracy import ValidationReport
     from vramcalc.reports.catalogue import Catalogue
-    from vramcalc.reports.explanation import TextbookReport, WeightsReport
+    from vramcalc.reports.explanation import TextbookReport
     from vramcalc.reports.solution import SolveReport
+    from vramcalc.reports.weights import WeightsReport
     from vramcalc.validation import Comparison
 
 DEFAULT_ENGINES = ("ollama", "vllm")
@@ -205,7 +206,7 @@ def explain_textbook(request: Request) -> "TextbookReport":
 
 def explain_weights(request: Request) -> "WeightsReport":
     """Return a model's weights by role and storage type, in the first format asked for."""
-    from vramcalc.reports.explanation import weights_report  # noqa: PLC0415 - start-up
+    from vramcalc.reports.weights import weights_report  # noqa: PLC0415 - start-up
 
     model = load_model(request.model, request.registries)
     asked = next((q for q in request.quants if q), None)

@@ -6,9 +6,10 @@ from msgspec import json
 
 from vramcalc.reports.accuracy import ValidationReport
 from vramcalc.reports.catalogue import Catalogue
-from vramcalc.reports.explanation import TextbookReport, WeightsReport
+from vramcalc.reports.explanation import TextbookReport
 from vramcalc.reports.schema import ErrorReport, Report
 from vramcalc.reports.solution import SolveReport
+from vramcalc.reports.weights import WeightsReport
 
 _ANSWERS = (Report, SolveReport, Catalogue, TextbookReport, WeightsReport, ValidationReport, ErrorReport)
 
