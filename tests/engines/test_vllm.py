@@ -26,7 +26,9 @@ from vramcalc.engines._vllm.rules import capability, graph_sizes
 from vramcalc.engines.base import Pool, Proposal, Setup
 from vramcalc.engines.vllm import Vllm, bind
 from vramcalc.errors import RefusedError, UnknownNameError
+from vramcalc.estimation import estimate_outcome
 from vramcalc.ledger import HOST, Component, Ledger, Line
+from vramcalc.solvers.limits import find_limits
 from vramcalc.sources.registry import gpu_registry
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.machine import Machine
@@ -368,6 +370,125 @@ def test_a_size_is_what_is_free_beside_the_context() -> None:
 
     assert bound.budgets(proposal)["gpu0"].capacity_bytes == 11776 * MIB
     assert not ledger.of_component(Component.RUNTIME).lines
+
+
+# ---- in the engine's own words
+
+
+@pytest.mark.parametrize(
+    ("gpu", "version", "load", "printed"),
+    [
+        pytest.param(
+            "h100",
+            "0.19",
+            {"n_context": 8192, "memory_share": Fraction("0.95")},
+            (
+                "Model loading took 14.99 GiB memory",
+                "Available KV cache memory: 58.10 GiB",
+                "GPU KV cache size: 475,984 tokens",
+                "Maximum concurrency for 8,192 tokens per request: 58.10x",
+            ),
+            id="starts; the log says 58.11 GiB, 476,016 tokens, 58.11x",
+        ),
+        pytest.param(
+            "h100",
+            None,
+            {"n_context": 131072, "kv_cache_memory_bytes": 2 * GIB},
+            (
+                "Model loading took 14.99 GiB memory",
+                "Available KV cache memory: 2.0 GiB",
+                (
+                    "To serve at least one request with the model's max seq len (131072), (16.0 GiB KV cache "
+                    "is needed, which is larger than the available KV cache memory (2.0 GiB). Based on the "
+                    "available memory, the estimated maximum model length is 16368. Try increasing "
+                    "`gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine."
+                ),
+            ),
+            id="one request is too long",
+        ),
+        pytest.param(
+            "h100",
+            "0.11",
+            {"n_context": 131072, "kv_cache_memory_bytes": 2_097_152},
+            (
+                "Model loading took 14.99 GiB memory",
+                "Available KV cache memory: 0.00 GiB",
+                (
+                    "To serve at least one request with the models's max seq len (131072), (16.00 GiB KV "
+                    "cache is needed, which is larger than the available KV cache memory (0.00 GiB). Try "
+                    "increasing `gpu_memory_utilization` or decreasing `max_model_len` when initializing the "
+                    "engine."
+                ),
+            ),
+            id="not even a token; older words",
+        ),
+        pytest.param(
+            "h100",
+            None,
+            {"n_context": 8192, "memory_share": Fraction("0.2")},
+            (
+                "Model loading took 14.99 GiB memory",
+                "Available KV cache memory: -2.05 GiB",
+                (
+                    "No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when "
+                    "initializing the engine."
+                ),
+            ),
+            id="no room",
+        ),
+        pytest.param(
+            "t4", None, {"n_context": 8192}, ("torch.OutOfMemoryError: CUDA out of memory.",), id="weights do not fit"
+        ),
+        pytest.param(
+            "h100",
+            None,
+            {"n_context": 8192, "memory_share": Fraction(1)},
+            (
+                (
+                    "Free memory on device cuda:0 (78.68/79.19 GiB) on startup is less than desired GPU "
+                    "memory utilization (1, 79.19 GiB). Decrease GPU memory utilization or reduce GPU memory "
+                    "used by other processes."
+                ),
+            ),
+            id="too little is free",
+        ),
+    ],
+)
+def test_it_prints_what_the_engine_would(
+    gpu: str, version: str | None, load: dict[str, Any], printed: tuple[str, ...]
+) -> None:
+    log = pool_of(engine("Llama-3.1-8B", gpu, version=version), **load).log
+
+    assert len(log) == len(printed)
+    assert all(line.startswith(start) for line, start in zip(log, printed, strict=True)), log
+
+
+def test_memory_that_others_hold_keeps_it_from_starting() -> None:
+    spec, crowded = MODELS["Llama-3.1-8B"], replace(machine("h100"), reserve_bytes=20 * GIB)
+    bound = bind(Setup(spec, crowded))
+    outcome = estimate_outcome(bound, crowded, Workload(n_context=8192))
+    pool = bound.pool(outcome.proposal, outcome.ledger)
+
+    assert outcome.verdict == "does_not_fit"
+    assert pool
+    assert pool.log[0].startswith("Free memory on device cuda:0 (58.68/79.19 GiB) on startup is less than")
+
+
+@pytest.mark.parametrize(("name", "share"), [("Llama-3.1-8B", "0.2"), ("Gemma-3-27B", "0.46"), ("Qwen3.5-27B", "0.42")])
+def test_the_longest_context_is_what_auto_settles_on(name: str, share: str) -> None:
+    """The search over the forward walk, the engine's own rule and ``--max-model-len auto`` agree to the token."""
+    bound = engine(name, "h200")
+    asked = Workload(fit_context=True, memory_share=Fraction(share))
+    auto = bound.propose(asked).workload
+    whole = bound.propose(replace(asked, fit_context=False)).workload
+    limits = find_limits(bound, MODELS[name], machine("h200"), asked, whole)
+
+    assert whole.n_context == MODELS[name].context
+    assert auto.n_context == limits.max_context
+    assert estimate_outcome(bound, machine("h200"), auto).stays_on_gpus
+    assert not estimate_outcome(
+        bound, machine("h200"), replace(auto, n_context=(auto.n_context or 0) + 1)
+    ).stays_on_gpus
 
 
 # ---- placement

@@ -8,11 +8,14 @@ import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
+from msgspec.structs import replace
+
 from vramcalc.engines._vllm import billing
 from vramcalc.engines._vllm.command import serve_command
 from vramcalc.engines._vllm.coverage import HANDLES, is_unmeasured, refuse_stages, refuse_uncovered
 from vramcalc.engines._vllm.fitted import StepShape
 from vramcalc.engines._vllm.formats import ChosenFormat, cache_format, choose_format
+from vramcalc.engines._vllm.messages import Cache, Rank, start_up
 from vramcalc.engines._vllm.pages import CacheRules
 from vramcalc.engines._vllm.parallel import Parallel, choose_parallel
 from vramcalc.engines._vllm.pool import CachePlan, plan_cache
@@ -26,7 +29,7 @@ from vramcalc.engines._vllm.rules import (
     rules_for,
 )
 from vramcalc.engines._vllm.weights import RankWeights, WeightRules, step_buffers
-from vramcalc.engines.base import Budget, Pool, Proposal, Setup
+from vramcalc.engines.base import Budget, Pool, Proposal, Setup, loaded_bytes
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.ledger import Component, Ledger, Line
@@ -66,6 +69,7 @@ class Vllm:
 
     name = NAME
     margin_bytes = 0
+    context_step = 1
     maps_weights = False
 
     def __init__(self, setup: Setup, rules: RuleSet, chosen: ChosenFormat) -> None:
@@ -90,6 +94,11 @@ class Vllm:
         parallel = choose_parallel(self._model, self._chosen.fmt, self._machine, workload)
         refuse_stages(self._model, parallel)
         settled = fill_in(self._model, self._card, self._rules, workload, parallel)
+        if workload.fit_context and workload.n_context is None:
+            longest = Proposal(settled, place(self._model, self._machine, parallel))
+            pool = self.pool(longest, self.bill(longest))
+            fitted = self.fitted_context(longest, pool) if pool else 0
+            settled = replace(settled, n_context=fitted or settled.n_context)
         notes = write_notes(self._model, self._machine, self._chosen, self._rules, settled)
         return Proposal(settled, place(self._model, self._machine, parallel), notes)
 
@@ -140,25 +149,50 @@ class Vllm:
         plan = self._cache_plan(proposal.workload, parallel)
         if not plan.groups:
             return None
-        sizes = []
-        budgets = self.budgets(proposal)
-        for rank, device in enumerate(self._machine.device_names()[: parallel.n_ranks]):
-            room = max(0, budgets[device].budget_bytes - _beside_cache(ledger, device))
-            sizes.append((room // plan.block_bytes[parallel.stage_of(rank)], room))
-        n_blocks = min(blocks for blocks, _ in sizes)
+        ranks = self._ranks(proposal, ledger, parallel)
+        block_bytes = [plan.block_bytes[parallel.stage_of(rank.index)] for rank in ranks]
+        n_blocks = min(max(0, rank.room) // size for rank, size in zip(ranks, block_bytes, strict=True))
         context = proposal.workload.n_context or self._model.context
         per_request = plan.blocks_per_request(context)
         if self._rules.reports_by_concurrency:
             n_tokens = n_blocks * context // per_request
         else:
             n_tokens = n_blocks // len(plan.groups) * plan.block_tokens
+        cache = Cache(
+            context=context,
+            request_bytes=per_request * max(block_bytes),
+            starts=per_request < n_blocks,
+            n_tokens=n_tokens,
+            max_concurrency=n_blocks / per_request,
+            fitted_context=plan.fitted_context(n_blocks, self._model.context),
+        )
         return Pool(
-            pool_bytes=min(room for _, room in sizes),
+            pool_bytes=max(0, min(rank.room for rank in ranks)),
             n_blocks=n_blocks,
             block_tokens=plan.block_tokens,
             n_tokens=n_tokens,
-            max_concurrency=n_blocks / per_request,
+            max_concurrency=cache.max_concurrency,
+            log=start_up(ranks, cache, float(proposal.workload.memory_share or 0), self._rules),
         )
+
+    def _ranks(self, proposal: Proposal, ledger: Ledger, parallel: Parallel) -> tuple[Rank, ...]:
+        """Return every rank as it starts."""
+        budgets = self.budgets(proposal)
+        ranks = []
+        for index, device in enumerate(self._machine.device_names()[: parallel.n_ranks]):
+            budget, held = budgets[device], ledger.on(device)
+            has_share = proposal.workload.kv_cache_memory_bytes is None
+            beside = held.outside_budget().without(Component.COMPUTE_BUFFER).n_bytes  # graphs come after the check
+            rank = Rank(
+                index=index,
+                total=budget.capacity_bytes,
+                free=max(0, budget.capacity_bytes - beside - self._machine.reserve_bytes),
+                requested=budget.budget_bytes if has_share else None,
+                loaded=loaded_bytes(held),
+                room=budget.budget_bytes - _beside_cache(ledger, device),
+            )
+            ranks.append(rank)
+        return tuple(ranks)
 
     def fitted_context(self, proposal: Proposal, pool: Pool) -> int:
         """Return what ``--max-model-len auto`` would settle on: the longest context of one request the pool holds.
@@ -261,5 +295,4 @@ class Vllm:
 
 def _beside_cache(ledger: Ledger, device: str) -> int:
     """Return the best figure of all that counts against a device's budget but the cache."""
-    lines = ledger.on(device).inside_budget().lines
-    return sum(line.n_bytes for line in lines if line.component not in (Component.KV_CACHE, Component.STATE))
+    return ledger.on(device).inside_budget().without(Component.KV_CACHE, Component.STATE).n_bytes

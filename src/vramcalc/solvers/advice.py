@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from vramcalc.engines import bind_engine
 from vramcalc.engines.base import Setup
 from vramcalc.errors import RefusedError, UnknownNameError
-from vramcalc.estimation import Outcome, estimate_outcome
+from vramcalc.estimation import Balance, Outcome, estimate_outcome
 from vramcalc.solvers.limits import Limits, longest_context
 from vramcalc.specs.workload import Workload
 from vramcalc.units import format_gib
@@ -44,13 +44,23 @@ def find_advice(engine: str, setup: Setup, asked: Workload, outcome: Outcome, li
 def _switches(outcome: Outcome, setup: Setup, asked: Workload) -> Iterator[str]:
     """Yield vLLM's own switches that make room with context and format as they are."""
     share = max(_LARGER_SHARE, asked.memory_share or _LARGER_SHARE)
-    changes = {
+    free = min(map(_free_share, outcome.balances.values()))
+    crowded = f"--memory-share {float(free):g} makes room for what else is on the card"
+    changes = {crowded: replace(asked, memory_share=free)} if 0 < free < (asked.memory_share or share) else {}
+    changes |= {
         f"--memory-share {float(share):g} makes room": replace(asked, memory_share=share),
         "--enforce-eager makes room: no CUDA graphs, slower decoding": replace(asked, enforce_eager=True),
     }
     for text, changed in changes.items():
         if changed != asked and estimate_outcome(outcome.engine, setup.machine, changed).stays_on_gpus:
             yield text
+
+
+def _free_share(balance: Balance) -> Fraction:
+    """Return the share of a card, in whole percent, that is free as the engine starts."""
+    capacity = balance.budget.capacity_bytes
+    free = max(0, capacity - balance.outside.n_bytes - balance.reserve_bytes)
+    return Fraction(100 * free // capacity, 100)
 
 
 def _fits_as_engine_places(outcome: Outcome, setup: Setup, asked: Workload) -> bool:

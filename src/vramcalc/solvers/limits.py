@@ -13,7 +13,6 @@ from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec
 from vramcalc.specs.workload import Workload
 
-_CONTEXT_STEP = 256
 MOST_SEQUENCES = 1024  # as far as the search goes
 
 
@@ -36,15 +35,10 @@ def find_limits(engine: Engine, model: ModelSpec, machine: Machine, asked: Workl
 
 
 def longest_context(engine: Engine, model: ModelSpec, machine: Machine, settled: Workload) -> int | None:
-    """Return the longest context, up to the trained one, at which the best figure stays on the GPUs.
-
-    Searched in steps of 256 tokens, the granularity of llama.cpp's cache and a whole number of pages.
-    """
-    room = _room_of(engine, model, machine, settled)
-    steps = largest_that_fits(
-        lambda n: room(replace(settled, n_context=n * _CONTEXT_STEP)), upper=model.context // _CONTEXT_STEP
-    )
-    return steps * _CONTEXT_STEP or None
+    """Return the longest context, up to the trained one, at which the best figure stays on the GPUs."""
+    room, step = _room_of(engine, model, machine, settled), engine.context_step
+    steps = largest_that_fits(lambda n: room(replace(settled, n_context=n * step)), upper=model.context // step)
+    return steps * step or None
 
 
 def _room_of(

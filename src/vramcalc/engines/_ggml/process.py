@@ -23,6 +23,7 @@ class LlamaProcess:
     """What llama.cpp and Ollama share; each proposes in its own way."""
 
     margin_bytes = MARGIN_BYTES
+    context_step = 256
     maps_weights = True
 
     def __init__(self, setup: Setup, version: str, weight_format: str) -> None:
