@@ -561,7 +561,9 @@ def test_the_smallest_of_unequal_gpus_decides() -> None:
         pytest.param("DeepSeek-V2-Lite", "a100", 1, None, {"k_format": "fp8"}, "8.9", id="fp8 latent cache on Ampere"),
         pytest.param("Qwen2.5-7B", "h100", 4, "w4a16", {"n_sequences": 0}, "at least 1", id="no sequence"),
         pytest.param("Qwen3-30B-A3B", "h100", 4, "w4a16", {"tensor_parallel": 4}, "groups", id="expert scales cut"),
-        pytest.param("Qwen3-30B-A3B", "h100", 2, None, {"data_parallel": 2}, "experts", id="DP of experts"),
+        pytest.param(
+            "Qwen3-30B-A3B", "h100", 5, None, {"data_parallel": 5}, "TP 1 x DP 5.*width 768", id="DP 5 of 768"
+        ),
         pytest.param(
             "Llama-3.1-8B", "h100", 1, None, {"step_tokens": 64, "max_num_seqs": 128}, "64 tokens", id="small steps"
         ),
@@ -641,39 +643,44 @@ def test_more_context_never_needs_less(name: str, context: int, more: int, tenso
     assert need[0] <= need[1]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     n_layers=st.integers(4, 40),
     kv=st.sampled_from([4, 8, 16]),
     ff=st.integers(1, 40),
     experts=st.booleans(),
-    tensor=st.sampled_from([1, 2, 4, 8]),
-    pipeline=st.integers(1, 4),
+    tied=st.booleans(),
+    sizes=st.tuples(st.sampled_from([1, 2, 4, 8]), st.integers(1, 4), st.sampled_from([1, 2, 4])),
+    whole=st.booleans(),
+    fmt=st.sampled_from(["bf16", "fp8-channel"]),
 )
 def test_ranks_sum_to_the_model_and_what_is_replicated(
-    n_layers: int,
-    kv: int,
-    ff: int,
-    experts: bool,
-    tensor: int,
-    pipeline: int,
+    n_layers: int, kv: int, ff: int, experts: bool, tied: bool, sizes: tuple[int, int, int], whole: bool, fmt: str
 ) -> None:
-    mlp = moe(16, 2, 8 * ff) if experts else gated(8 * ff)
-    spec = model("Made-up", 512, 6400, uniform(n_layers, gqa(16, kv, 32), mlp), ((2048, 32),))
-    whole = weights_of(settled(bind(Setup(spec, machine("h100"))), n_context=128)[1])
-    bound = bind(Setup(spec, machine("h100", tensor * pipeline)))
-    _, ledger = settled(bound, n_context=128, tensor_parallel=tensor, pipeline_parallel=pipeline)
-    parts = [weights_of(ledger, f"gpu{rank}").values for rank in range(tensor * pipeline)]
-    total = {role: sum(int(part.get(role, 0)) for part in parts) for role in whole.values}
-    copies = max(1, tensor // kv)
-    kv_bytes = n_layers * 2 * kv * 32 * 512 * 2
+    tensor, pipeline, data = sizes
+    mlp = moe(32, 2, 32 * ff, shared_ff_dim=64) if experts else gated(32 * ff)
+    head = "tied" if tied else "separate"
+    spec = model("Made-up", 512, 6400, uniform(n_layers, gqa(16, kv, 32), mlp), ((2048, 32),), head=head)
+    alone = weights_of(settled(bind(Setup(spec, machine("h100"), fmt)), n_context=128)[1]).values
+    bound = bind(Setup(spec, machine("h100", tensor * pipeline * data), fmt))
+    asked = {"tensor_parallel": tensor, "pipeline_parallel": pipeline, "data_parallel": data, "expert_parallel": whole}
+    _, ledger = settled(bound, n_context=128, **asked)
+    parts = [weights_of(ledger, f"gpu{rank}").values for rank in range(tensor * pipeline * data)]
+    total = {role: sum(part.get(role, 0) for part in parts) for role in alone}
+    width, scale = (2, 0) if fmt == "bf16" else (1, 4)
+    times = dict.fromkeys(alone, data)  # a replica holds all of it
+    times |= dict.fromkeys(("norm", "router", "layer_scales", "dropped_scales"), tensor * data)  # every rank
+    times |= {"experts": 1, "rope_tables": tensor * pipeline * data}  # once; every rank of every stage
+    extra = dict.fromkeys(alone, 0)
+    copies = max(1, tensor // kv) - 1  # of KV heads that ranks outnumber
+    extra["attention"] = data * n_layers * copies * 2 * kv * 32 * (512 * width + scale)
+    extra["embedding"] = data * 6400 * 512 * 2 if tied and pipeline > 1 else 0  # the last stage's own, as its head
+    rows_cut = tensor - 1  # a row-parallel matrix keeps its rows, and so their scales, on every rank
+    extra["attention"] += data * n_layers * rows_cut * 512 * scale
+    extra["mlp"] = extra["shared_experts"] = data * n_layers * rows_cut * 512 * scale
+    extra["experts"] = 0 if whole else n_layers * 32 * (tensor * data - 1) * 512 * scale
 
-    for role in ("embedding", "head", "mlp", "experts"):
-        assert total.get(role) == whole.values.get(role), role
-    for role in ("norm", "router", "layer_scales"):
-        assert total.get(role, 0) == tensor * int(whole.values.get(role, 0)), role
-    assert total["rope_tables"] == tensor * pipeline * int(whole.values["rope_tables"])
-    assert total["attention"] == int(whole.values["attention"]) + (copies - 1) * kv_bytes
+    assert total == {role: times[role] * n + extra.get(role, 0) for role, n in alone.items()}
 
 
 @settings(max_examples=30, deadline=None)

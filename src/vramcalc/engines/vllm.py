@@ -15,7 +15,7 @@ from vramcalc.engines._vllm.command import serve_command
 from vramcalc.engines._vllm.coverage import HANDLES, is_unmeasured, refuse_stages, refuse_uncovered
 from vramcalc.engines._vllm.fitted import StepShape
 from vramcalc.engines._vllm.formats import ChosenFormat, cache_format, choose_format
-from vramcalc.engines._vllm.messages import Cache, Rank, start_up
+from vramcalc.engines._vllm.messages import Cache, Rank, rank_at_start, start_up
 from vramcalc.engines._vllm.pages import CacheRules
 from vramcalc.engines._vllm.parallel import Parallel, choose_parallel
 from vramcalc.engines._vllm.pool import CachePlan, plan_cache
@@ -29,10 +29,10 @@ from vramcalc.engines._vllm.rules import (
     rules_for,
 )
 from vramcalc.engines._vllm.weights import RankWeights, WeightRules, step_buffers
-from vramcalc.engines.base import Budget, Pool, Proposal, Setup, loaded_bytes
+from vramcalc.engines.base import Budget, Pool, Proposal, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
-from vramcalc.ledger import Component, Ledger, Line
+from vramcalc.ledger import Ledger, Line
 from vramcalc.specs.formats import BlockFormat
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.workload import Workload
@@ -133,7 +133,7 @@ class Vllm:
             capacity = usable_memory(self._machine.gpu(device), self._machine.os)
             if fixed is not None:
                 why = "the KV cache as set, and what the engine needs beside it"
-                budgets[device] = Budget(capacity.n_bytes, fixed + _beside_cache(ledger, device), why)
+                budgets[device] = Budget(capacity.n_bytes, fixed + billing.beside_cache(ledger.on(device)), why)
                 continue
             share = proposal.workload.memory_share or self._rules.memory_share
             why = f"{float(share):g} of the total, rounded up; the total is {capacity.why}"
@@ -176,23 +176,13 @@ class Vllm:
         )
 
     def _ranks(self, proposal: Proposal, ledger: Ledger, parallel: Parallel) -> tuple[Rank, ...]:
-        """Return every rank as it starts."""
-        budgets = self.budgets(proposal)
-        ranks = []
-        for index, device in enumerate(self._machine.device_names()[: parallel.n_ranks]):
-            budget, held = budgets[device], ledger.on(device)
-            has_share = proposal.workload.kv_cache_memory_bytes is None
-            beside = held.outside_budget().without(Component.COMPUTE_BUFFER).n_bytes  # graphs come after the check
-            rank = Rank(
-                index=index,
-                total=budget.capacity_bytes,
-                free=max(0, budget.capacity_bytes - beside - self._machine.reserve_bytes),
-                requested=budget.budget_bytes if has_share else None,
-                loaded=loaded_bytes(held),
-                room=budget.budget_bytes - _beside_cache(ledger, device),
-            )
-            ranks.append(rank)
-        return tuple(ranks)
+        budgets, has_share = self.budgets(proposal), proposal.workload.kv_cache_memory_bytes is None
+        devices = self._machine.device_names()[: parallel.n_ranks]
+        reserve = self._machine.reserve_bytes
+        return tuple(
+            rank_at_start(index, ledger.on(device), budgets[device], reserve, has_share=has_share)
+            for index, device in enumerate(devices)
+        )
 
     def fitted_context(self, proposal: Proposal, pool: Pool) -> int:
         """Return what ``--max-model-len auto`` would settle on: the longest context of one request the pool holds.
@@ -221,7 +211,12 @@ class Vllm:
                 hidden_multiple=1 if triton else 256,
                 copies_latent=self._rules.copies_latent,
             )
-            found = rules.stages(parallel.tensor, parallel.pipeline, whole_experts=parallel.whole_experts)
+            found = rules.stages(
+                parallel.tensor,
+                parallel.pipeline,
+                expert_ranks=parallel.expert_ranks,
+                whole_experts=parallel.whole_experts,
+            )
             self._weights[parallel] = found
         return found
 
@@ -269,8 +264,9 @@ class Vllm:
                 yield billing.state_line(billing.CacheNeed(sequences, states, plan.block_bytes[stage]), plan, own)
         yield from self._step_lines(workload, parallel, stage, gpu)
         has_head = stage == parallel.pipeline - 1
-        yield billing.growth_line(gpu, parallel.tensor, self._rules, has_head=has_head)
-        yield from billing.runtime_lines(gpu, parallel.tensor * parallel.pipeline)
+        talking = parallel.expert_ranks if self._model.is_moe else parallel.tensor
+        yield billing.growth_line(gpu, talking, self._rules, has_head=has_head)
+        yield from billing.runtime_lines(gpu, talking * parallel.pipeline)
 
     def _step_lines(self, workload: Workload, parallel: Parallel, stage: int, gpu: GpuSpec) -> Iterator[Line]:
         tokens, ceiling = workload.step_tokens or 0, workload.max_num_seqs or 0
@@ -284,15 +280,12 @@ class Vllm:
             tensor_parallel=parallel.tensor,
             is_piped=parallel.pipeline > 1,
             whole_experts=parallel.whole_experts,
+            replicas=parallel.data,
         )
         measured = gpu.vendor == "nvidia" and not self._model.is_encoder and not is_unmeasured(self._model)
+        measured = measured and (parallel.data == 1 or not self._model.is_moe)
         yield billing.activation_line(shape, self._rules, is_measured=measured)
         if not workload.enforce_eager:
             n_layers = len(parallel.stages(self._model.layers.n_layers)[stage])
             sizes = graph_sizes(self._model, capability(self._card), ceiling)
             yield billing.graph_line(shape, n_layers, sizes, self._rules, is_measured=measured)
-
-
-def _beside_cache(ledger: Ledger, device: str) -> int:
-    """Return the best figure of all that counts against a device's budget but the cache."""
-    return ledger.on(device).inside_budget().without(Component.KV_CACHE, Component.STATE).n_bytes

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
+from vramcalc.engines._vllm.billing import beside_cache
 from vramcalc.engines._vllm.rules import RuleSet
+from vramcalc.engines.base import Budget, loaded_bytes
+from vramcalc.ledger import Component, Ledger
 from vramcalc.units import GIB
 
 _NO_BLOCKS = (
@@ -39,6 +42,19 @@ class Cache(Struct, frozen=True, kw_only=True):
     n_tokens: int
     max_concurrency: float
     fitted_context: int
+
+
+def rank_at_start(index: int, held: Ledger, budget: Budget, reserve_bytes: int, *, has_share: bool) -> Rank:
+    """Return a rank as its budget and ledger have it; graphs beside the budget come only after the start."""
+    beside = held.outside_budget().without(Component.COMPUTE_BUFFER).n_bytes
+    return Rank(
+        index=index,
+        total=budget.capacity_bytes,
+        free=max(0, budget.capacity_bytes - beside - reserve_bytes),
+        requested=budget.budget_bytes if has_share else None,
+        loaded=loaded_bytes(held),
+        room=budget.budget_bytes - beside_cache(held),
+    )
 
 
 def start_up(ranks: tuple[Rank, ...], cache: Cache | None, share: float, rules: RuleSet) -> tuple[str, ...]:
