@@ -6,10 +6,11 @@ from fractions import Fraction
 from msgspec.structs import replace
 
 from vramcalc.engines import bind_engine
-from vramcalc.engines.base import Setup
+from vramcalc.engines.base import Engine, Setup
 from vramcalc.errors import RefusedError, UnknownNameError
 from vramcalc.estimation import Balance, Outcome, estimate_outcome
 from vramcalc.solvers.limits import Limits, longest_context
+from vramcalc.specs.machine import Machine
 from vramcalc.specs.workload import Workload
 from vramcalc.units import format_gib
 
@@ -45,15 +46,29 @@ def _switches(outcome: Outcome, setup: Setup, asked: Workload) -> Iterator[str]:
     """Yield vLLM's own switches that make room with context and format as they are."""
     share = max(_LARGER_SHARE, asked.memory_share or _LARGER_SHARE)
     free = min(map(_free_share, outcome.balances.values()))
-    crowded = f"--memory-share {float(free):g} makes room for what else is on the card"
-    changes = {crowded: replace(asked, memory_share=free)} if 0 < free < (asked.memory_share or share) else {}
+    changes: dict[str, Workload] = {}
+    if 0 < free < (asked.memory_share or share):
+        words, changed = f"--memory-share {float(free):g}", replace(asked, memory_share=free)
+        changes[f"{words} makes room for what else is on the card"] = changed
+        words, changed = f"{words} --enforce-eager", replace(changed, enforce_eager=True)
+        changes[f"{words} makes room for what else is on the card"] = changed
+        words, changed = f"{words} --kv-type fp8", replace(changed, k_format="fp8", v_format="fp8")
+        changes[f"{words} makes room for what else is on the card"] = changed
     changes |= {
         f"--memory-share {float(share):g} makes room": replace(asked, memory_share=share),
         "--enforce-eager makes room: no CUDA graphs, slower decoding": replace(asked, enforce_eager=True),
+        "--kv-type fp8 makes room: a cache of half the size": replace(asked, k_format="fp8", v_format="fp8"),
     }
     for text, changed in changes.items():
-        if changed != asked and estimate_outcome(outcome.engine, setup.machine, changed).stays_on_gpus:
+        if changed != asked and _stays_on_gpus(outcome.engine, setup.machine, changed):
             yield text
+
+
+def _stays_on_gpus(engine: Engine, machine: Machine, changed: Workload) -> bool:
+    try:
+        return estimate_outcome(engine, machine, changed).stays_on_gpus
+    except RefusedError:
+        return False
 
 
 def _free_share(balance: Balance) -> Fraction:

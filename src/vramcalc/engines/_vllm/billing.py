@@ -19,7 +19,8 @@ _CUBLAS_BYTES = 126 * MIB  # handles and workspaces on Hopper and data-centre Bl
 _CUBLAS_MAJORS = (9, 10)
 _SEEN_GROWTH = 70 * MIB, 480 * MIB  # without tensor parallelism
 _GROWTH_WITHOUT_HEAD = 70 * MIB
-_SEEN_GROWTH_TP = 250 * MIB, 2360 * MIB
+_SEEN_LINKED = 2360 * MIB
+_GROWTH_UNLINKED = 200 * MIB, 563 * MIB, 800 * MIB  # 0.20 to 0.33 GiB in logs of RTX 2080 Ti, 4090 and 5090
 _LINKED_LOW = 2100 * MIB
 _NCCL_LINKED = 1044 * MIB, 360 * MIB, 1640 * MIB  # best, low, high
 _NCCL_PCIE = 390 * MIB, 350 * MIB, 645 * MIB
@@ -159,9 +160,8 @@ def growth_line(gpu: GpuSpec, n_ranks: int, rules: RuleSet, *, has_head: bool) -
         best = rules.other_bytes_alone if has_head else _GROWTH_WITHOUT_HEAD
         low, high = _SEEN_GROWTH
     else:
-        best = rules.other_bytes_linked if linked else min(rules.other_bytes_linked, 563 * MIB)
-        low, high = _SEEN_GROWTH_TP
-        low = min(best, _LINKED_LOW) if linked else low
+        best = rules.other_bytes_linked if linked else min(rules.other_bytes_linked, _GROWTH_UNLINKED[1])
+        low, high = (min(best, _LINKED_LOW), _SEEN_LINKED) if linked else (_GROWTH_UNLINKED[0], _GROWTH_UNLINKED[2])
     seen = gpu.vendor == "nvidia" and (n_ranks == 1 or linked)
     figure = Figure("growth", {"growth": best}, best, min(low, best), high)
     return _fitted(
