@@ -35,6 +35,7 @@ SECTIONS = {
         "cpu_offload",
     ),
 }
+_AUTO = ("auto", "-1")  # vLLM's words for the longest context that fits
 
 
 class System(StrEnum):
@@ -65,7 +66,7 @@ class RequestOptions:
         list[str], Option("--quant", "-q", help="Weight format: q4_k_m, awq-4bit, attn=q6_k,mlp=q4_k ...; repeatable.")
     ] = ()  # type: ignore[assignment]
     context: Annotated[
-        str | None, Option("--context", "-c", "--max-model-len", help="Tokens of one sequence: 8192, 8k.")
+        str | None, Option("--context", "-c", "--max-model-len", help="Tokens of one sequence: 8192, 8k; vLLM: auto.")
     ] = None
     parallel: Annotated[
         int | None, Option("--parallel", "-n", "--users", help="Sequences that must fit at once, each at full context.")
@@ -120,7 +121,8 @@ class RequestOptions:
             environment=self.env,
             registries=self.registry,
             workload=Workload(
-                n_context=_count("--context", self.context),
+                n_context=None if self.context in _AUTO else _count("--context", self.context),
+                fit_context=self.context in _AUTO,
                 n_sequences=self.parallel,
                 n_slots=self.slots,
                 step_tokens=_count("--step-tokens", self.step_tokens),

@@ -209,6 +209,7 @@ class EstimateReport(Struct, frozen=True):
     speed: SpeedReport | None
     lines: tuple[LineReport, ...]
     launch: tuple[str, ...]
+    engine_log: tuple[str, ...]  # what the engine itself would print about memory, up to its error
     advice: tuple[str, ...]
     notes: tuple[str, ...]
     readouts: tuple[ReadoutReport, ...] = ()

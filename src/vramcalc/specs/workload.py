@@ -12,6 +12,7 @@ class Workload(Struct, frozen=True, kw_only=True):
     """
 
     n_context: int | None = None
+    fit_context: bool = False  # without n_context: the longest the engine can make fit, where it offers that
     n_sequences: int | None = None
     step_tokens: int | None = None  # tokens per forward pass
     k_format: str | None = None

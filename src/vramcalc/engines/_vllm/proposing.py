@@ -9,12 +9,14 @@ from vramcalc.engines._vllm.formats import ChosenFormat
 from vramcalc.engines._vllm.parallel import Parallel
 from vramcalc.engines._vllm.rules import CUDA_13_LEAST, RuleSet, capability, serve_defaults
 from vramcalc.errors import RefusedError
+from vramcalc.specs.formats import FLOATS
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ChunkedAttention, CompressedAttention, ModelSpec, SlidingAttention
 from vramcalc.specs.placement import Placement
 from vramcalc.specs.workload import Workload
 
+_QUANTISED_ON_LOADING = ("fp8",)
 _WINDOWED = SlidingAttention | ChunkedAttention | CompressedAttention
 
 
@@ -125,6 +127,8 @@ def _machine_notes(machine: Machine, settled: Workload) -> Iterator[str]:
 def _model_notes(model: ModelSpec, chosen: ChosenFormat, settled: Workload) -> Iterator[str]:
     if model.dtype == "bf16" and chosen.dtype in ("f16", "f32") and chosen.name == chosen.dtype:
         yield f"the weights run in {chosen.dtype}"
+    if chosen.name not in (*FLOATS, *_QUANTISED_ON_LOADING, model.checkpoint_format):
+        yield f"vLLM does not quantise to {chosen.name} as it loads: name a release of the model in that format"
     if any(isinstance(kind.attention, _WINDOWED) for kind in model.layers.kinds.values()):
         yield (
             f"windowed layers also reserve cache for tokens in flight ({settled.step_tokens} per step): "
