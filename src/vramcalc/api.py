@@ -275,6 +275,7 @@ def _checked(request: Request) -> Workload:
         "--dp": w.data_parallel,
         "--nodes": request.nodes,
         "--kv-cache-memory-bytes": w.kv_cache_memory_bytes,
+        "--block-size": w.block_tokens,
     }
     for option, value in positive.items():
         if value is not None and value < 1:

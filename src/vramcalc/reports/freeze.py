@@ -161,6 +161,10 @@ def freeze_workload(settled: Workload, asked: Workload) -> WorkloadReport:
         enforce_eager=settled.enforce_eager,
         kv_cache_memory_bytes=settled.kv_cache_memory_bytes,
         cpu_offload_bytes=settled.cpu_offload_bytes,
+        kv_offload_bytes=settled.kv_offload_bytes,
+        block_tokens=settled.block_tokens,
+        chunked_prefill=settled.chunked_prefill,
+        prefix_caching=settled.prefix_caching,
         assumed=filled,
     )
 
