@@ -372,6 +372,42 @@ def test_a_size_is_what_is_free_beside_the_context() -> None:
     assert not ledger.of_component(Component.RUNTIME).lines
 
 
+# ---- settings of the cache and the step
+
+
+@pytest.mark.parametrize(
+    ("gpu", "context", "tokens"),
+    [
+        pytest.param("h100", 131072, 131072, id="a whole prompt"),
+        pytest.param("h100", 4096, 8192, id="short prompts: as by default"),
+        pytest.param("rtx4090", 131072, 131072, id="whatever the card"),
+    ],
+)
+def test_without_chunked_prefill_a_step_holds_a_prompt(gpu: str, context: int, tokens: int) -> None:
+    filled = engine("Llama-3.1-8B", gpu).propose(Workload(n_context=context, chunked_prefill=False)).workload
+
+    assert filled.step_tokens == tokens
+
+
+def test_blocks_are_as_asked() -> None:
+    bound = engine("Llama-3.1-8B")
+
+    assert pool_of(bound, n_context=4096, kv_cache_memory_bytes=GIB, block_tokens=64).n_blocks == GIB // (4 * 2_097_152)
+    assert pool_of(bound, n_context=4096, kv_cache_memory_bytes=GIB, block_tokens=64).block_tokens == 64
+    with pytest.raises(RefusedError, match=r"blocks of 16 tokens and multiples, not 24") as caught:
+        pool_of(bound, n_context=4096, block_tokens=24)
+    assert "--block-size 32" in caught.value.hint
+
+
+def test_a_cache_in_host_memory_leaves_that_of_the_cards_as_it_is() -> None:
+    bound = engine("Llama-3.1-8B", n=2)
+    _, plain = settled(bound, n_context=4096)
+    _, ledger = settled(bound, n_context=4096, kv_offload_bytes=16 * GIB)
+
+    assert ledger.on(HOST).of_component(Component.KV_CACHE).n_bytes == 16 * GIB
+    assert ledger.on("gpu0") == plain.on("gpu0")
+
+
 # ---- in the engine's own words
 
 
@@ -568,6 +604,15 @@ def test_the_smallest_of_unequal_gpus_decides() -> None:
         pytest.param(
             "Llama-3.1-8B", "h100", 1, None, {"step_tokens": 64, "max_num_seqs": 128}, "64 tokens", id="small steps"
         ),
+        pytest.param(
+            "Llama-3.1-8B",
+            "h100",
+            1,
+            None,
+            {"step_tokens": 512, "max_num_seqs": 8, "chunked_prefill": False},
+            "not cut into chunks",
+            id="steps shorter than an uncut prompt",
+        ),
     ],
 )
 def test_refusals_say_why_and_what_would_do(
@@ -612,6 +657,10 @@ def test_the_command_names_only_what_differs() -> None:
                 max_num_seqs=64,
                 step_tokens=4096,
                 enforce_eager=True,
+                block_tokens=32,
+                chunked_prefill=True,
+                prefix_caching=False,
+                kv_offload_bytes=16 * GIB,
             )
         )
     )
@@ -620,7 +669,7 @@ def test_the_command_names_only_what_differs() -> None:
     assert " ".join(full) == (
         "vllm serve org/Llama-3.1-8B --max-model-len 8192 --gpu-memory-utilization 0.8 --quantization fp8"
         " --kv-cache-dtype fp8 --tensor-parallel-size 2 --max-num-seqs 64 --max-num-batched-tokens 4096"
-        " --enforce-eager"
+        " --block-size 32 --kv-offloading-size 16 --no-enable-prefix-caching --enforce-eager"
     )
 
 

@@ -80,7 +80,7 @@ class Vllm:
         self._rules = rules
         self._chosen = chosen
         self._weights: dict[Parallel, tuple[RankWeights, ...]] = {}
-        self._plans: dict[tuple[BlockFormat, Parallel, int], CachePlan] = {}
+        self._plans: dict[tuple[BlockFormat, Parallel, int, int | None, bool], CachePlan] = {}
 
     @cached_property
     def _card(self) -> GpuSpec:
@@ -112,6 +112,8 @@ class Vllm:
             if (stage, gpu.id) not in alike:
                 alike[stage, gpu.id] = tuple(self._rank_lines(proposal.workload, parallel, stage, gpu))
             lines += [line.on(device) for line in alike[stage, gpu.id]]
+        if proposal.workload.kv_offload_bytes:
+            lines.append(billing.host_cache_line(proposal.workload.kv_offload_bytes))
         if proposal.workload.cpu_offload_bytes:
             stages = self._stage_weights(parallel)
             held = (stages[parallel.stage_of(rank)].n_bytes for rank in range(parallel.n_ranks))
@@ -229,9 +231,9 @@ class Vllm:
         fmt = self._cache_format(workload)
         steps = parallel.pipeline + 1 if self._rules.reports_by_concurrency else 1
         in_flight = steps * (workload.step_tokens or 0)
-        key = (fmt, parallel, in_flight)
+        key = (fmt, parallel, in_flight, workload.block_tokens, workload.prefix_caching)
         if key not in self._plans:
-            rules = self._cache_rules(fmt, parallel)
+            rules = self._cache_rules(workload, parallel)
             self._plans[key] = plan_cache(
                 rules.pages(),
                 stages=parallel.stages(self._model.layers.n_layers),
@@ -243,13 +245,15 @@ class Vllm:
     def _cache_format(self, workload: Workload) -> BlockFormat:
         return cache_format(self._model, self._card, self._chosen.dtype, workload)
 
-    def _cache_rules(self, fmt: BlockFormat, parallel: Parallel) -> CacheRules:
+    def _cache_rules(self, workload: Workload, parallel: Parallel) -> CacheRules:
         return CacheRules(
             model=self._model,
             card=capability(self._card),
             dtype=self._chosen.dtype,
-            element_bytes=fmt.block_bytes,
+            element_bytes=self._cache_format(workload).block_bytes,
             tensor_parallel=parallel.tensor,
+            block_tokens=workload.block_tokens,
+            prefix_caching=workload.prefix_caching,
         )
 
     def _rank_lines(self, workload: Workload, parallel: Parallel, stage: int, gpu: GpuSpec) -> Iterator[Line]:
@@ -265,7 +269,7 @@ class Vllm:
             states = plan.states_per_request
             yield billing.cache_line(billing.CacheNeed(sequences, blocks - states, plan.block_bytes[stage]))
             if states:
-                own = self._cache_rules(self._cache_format(workload), parallel).state_bytes()
+                own = self._cache_rules(workload, parallel).state_bytes()
                 yield billing.state_line(billing.CacheNeed(sequences, states, plan.block_bytes[stage]), plan, own)
         yield from self._step_lines(workload, parallel, stage, gpu)
         has_head = stage == parallel.pipeline - 1

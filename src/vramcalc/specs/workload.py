@@ -37,3 +37,7 @@ class Workload(Struct, frozen=True, kw_only=True):
     enforce_eager: bool = False
     kv_cache_memory_bytes: int | None = None
     cpu_offload_bytes: int = 0
+    kv_offload_bytes: int = 0  # cache of all ranks together kept in host memory
+    block_tokens: int | None = None
+    chunked_prefill: bool = True
+    prefix_caching: bool = True

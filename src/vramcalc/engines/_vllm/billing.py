@@ -87,6 +87,20 @@ def host_line(offloaded_bytes: int) -> Line:
     )
 
 
+def host_cache_line(offloaded_bytes: int) -> Line:
+    """Return what ``--kv-offloading-size`` keeps in host memory; the cache on the cards stays as it is."""
+    return Line(
+        component=Component.KV_CACHE,
+        device=HOST,
+        n_bytes=offloaded_bytes,
+        basis=Basis.EXACT,
+        why="cache of all ranks kept in host memory, as set",
+        source="vLLM 0.33, config/cache.py",
+        formula="offloaded",
+        values={"offloaded": offloaded_bytes},
+    )
+
+
 def cache_line(need: CacheNeed) -> Line:
     """Return the KV cache the load needs; one request less and vLLM would not start."""
     return Line(

@@ -23,7 +23,8 @@ _WINDOWED = SlidingAttention | ChunkedAttention | CompressedAttention
 def fill_in(model: ModelSpec, card: GpuSpec, rules: RuleSet, workload: Workload, parallel: Parallel) -> Workload:
     """Return the workload with vLLM's defaults. Raises ``RefusedError`` for what vLLM refuses.
 
-    Tokens per step are capped at sequences x context, and hold a whole context for encoders, whose prompts are not cut.
+    Tokens per step are capped at sequences x context, and hold a whole context where prompts are not cut: for encoders,
+    and without chunked prefill.
 
     Source:
         vLLM 0.33, engine/arg_utils.py; config/model.py and config/scheduler.py for the refusals.
@@ -41,12 +42,18 @@ def fill_in(model: ModelSpec, card: GpuSpec, rules: RuleSet, workload: Workload,
     ceiling = workload.max_num_seqs
     if ceiling is None:
         ceiling = max(min(defaults.max_num_seqs, workload.step_tokens or defaults.max_num_seqs), sequences)
-    tokens = workload.step_tokens or min(defaults.step_tokens, ceiling * context)
+    usual = defaults.step_tokens if workload.chunked_prefill else max(defaults.step_tokens, context)
+    tokens = workload.step_tokens or min(usual, ceiling * context)
     tokens = max(tokens, context) if model.is_encoder else tokens
     if workload.step_tokens is None and workload.max_num_seqs is None:
         tokens = max(tokens, ceiling)
     if min(sequences, ceiling, tokens) < 1:
         raise RefusedError("sequences and tokens per step must be at least 1", "give each a positive number")
+    if not workload.chunked_prefill and tokens < context:
+        raise RefusedError(
+            f"vLLM refuses {tokens} tokens per step for a context of {context} where prompts are not cut into chunks",
+            f"--step-tokens {context}, or leave --no-enable-chunked-prefill out",
+        )
     if tokens < ceiling:
         raise RefusedError(
             f"vLLM refuses {tokens} tokens per step for {ceiling} sequences",
