@@ -93,7 +93,7 @@ def write_checkpoint(folder: Path, config_name: str, n_shards: int, **changes: i
     (folder / "config.json").write_text(json.dumps(config))
     tensors = list(qwen3_tensors({**config, **changes}))
     names = shards_beside(f"model-00001-of-{n_shards:05}.safetensors")
-    places = {}
+    places: dict[str, str] = {}
     for number, name in enumerate(names):
         part = dict(tensors[number::n_shards])
         places |= dict.fromkeys(part, name)
@@ -106,7 +106,7 @@ def test_every_type_of_the_package(tmp_path: Path) -> None:
     data = np.zeros(256, dtype=np.uint8)
     sizes = {name: size for name, (_, size) in TYPES.items()} | {"float4_e2m1fn_x2": 32}
     given = {
-        name: safetensors.TensorSpec(dtype=name, shape=[4, 8], data_ptr=data.ctypes.data, data_len=size)  # type: ignore[attr-defined]
+        name: safetensors.TensorSpec(dtype=name, shape=[4, 8], data_ptr=data.ctypes.data, data_len=size)
         for name, size in sizes.items()
     }
     (tmp_path / "x.safetensors").write_bytes(safetensors.serialize(given))
@@ -128,7 +128,6 @@ def test_the_package_reads_the_same(tmp_path: Path) -> None:
 
     header = read_safetensors(FileSource(tmp_path / "x.safetensors"))
 
-    assert header.metadata == {"format": "np"}
     assert header.needed_bytes == (tmp_path / "x.safetensors").stat().st_size
     with safetensors.safe_open(tmp_path / "x.safetensors", "np") as theirs:
         assert {t.name for t in header.tensors} == set(theirs.keys())
@@ -281,8 +280,8 @@ def raw(header: object, data: bytes = b"", length: int | None = None) -> bytes:
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
 
-def entry(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8), **more: object) -> dict[str, object]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": offsets, **more}
+def entry(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8)) -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
 TWICE = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
@@ -296,16 +295,16 @@ BROKEN: Mapping[str, tuple[bytes, str]] = {
     "nested deep": (raw(b"[" * 100_000), "nested too deep"),
     "a number of 10,000 digits": (raw(b'{"a":' + b"9" * 10_000 + b"}"), "is no JSON"),
     "a name twice": (raw(TWICE, b"x"), "'a' is there twice"),
-    "metadata of numbers": (raw({"__metadata__": {"a": 1}}), "'__metadata__' is no object of texts"),
-    "no entry": (raw({"a": 1}), "tensor 'a' is not described by"),
-    "a field more": (raw({"a": entry(extra=1)}), "tensor 'a' is not described by"),
+    "metadata that are a number": (raw({"__metadata__": 1}), "Expected `object`, got `int`"),
+    "no entry": (raw({"a": 1}), "Expected `object`, got `int`"),
+    "an entry of nothing": (raw({"a": {}}), "tensor 'a' is not described by"),
     "an unknown dtype": (raw({"a": entry("F7")}), "tensor 'a' has the unknown dtype 'F7'"),
-    "a dtype that is a list": (raw({"a": entry(["F32"])}), "has the unknown dtype"),
-    "a negative dimension": (raw({"a": entry(shape=(-2,))}), "tensor 'a' cannot have the shape [-2]"),
-    "a dimension of 1.5": (raw({"a": entry(shape=(1.5,))}), "cannot have the shape [1.5]"),
-    "a dimension that is true": (raw({"a": entry(shape=(True,))}), "cannot have the shape [True]"),
+    "a dtype that is a list": (raw({"a": entry(["F32"])}), "Expected `str | null`, got `array`"),
+    "a negative dimension": (raw({"a": entry(shape=(-2,))}), "Expected `int` >= 0"),
+    "a dimension of 1.5": (raw({"a": entry(shape=(1.5,))}), "Expected `int`, got `float`"),
+    "a dimension that is true": (raw({"a": entry(shape=(True,))}), "Expected `int`, got `bool`"),
     "an overflow": (raw({"a": entry(shape=(1 << 62, 1 << 62))}), "which is not what its shape takes"),
-    "three offsets": (raw({"a": entry(offsets=(0, 8, 8))}), "cannot lie at [0, 8, 8]"),
+    "three offsets": (raw({"a": entry(offsets=(0, 8, 8))}), "Expected `array` of length 2"),
     "offsets backwards": (raw({"a": entry(offsets=(8, 0))}), "has -8 bytes"),
     "bytes that the shape has not": (raw({"a": entry(offsets=(0, 9))}), "has 9 bytes"),
     "a gap": (raw({"a": entry(offsets=(8, 16))}), "leaves a gap"),
