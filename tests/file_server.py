@@ -131,11 +131,11 @@ def cut_off(content: bytes, after: int) -> Route:
     return answer
 
 
-def endless(chunk: bytes = bytes(1 << 16)) -> Route:
+def endless(chunk: bytes = bytes(1 << 16), code: int = 200, **headers: str) -> Route:
     """Send a body that never ends, of no stated length."""
 
     def answer(handler: Handler) -> None:
-        handler.send(200, b"", {"Transfer-Encoding": "chunked", "Content-Length": ""})
+        handler.send(code, b"", {"Transfer-Encoding": "chunked", "Content-Length": "", **headers})
         while True:
             handler.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
 

@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import IO, Any
 from urllib.parse import SplitResult, quote, urljoin, urlsplit, urlunsplit
 
 from vramcalc.errors import BadInputError, UnavailableError, UsageError
@@ -21,7 +20,9 @@ from vramcalc.sources.range_source import MOST_BYTES, Ask, RangeSource, refusal
 
 _AGENT = "vramcalc (reads headers of model files)"
 _OK = 200
+_REDIRECTS, _MOST_REDIRECTS = (301, 302, 303, 307, 308), 5
 _MOST_URL = 4096
+_URL_SAFE = "/%:@!$&'()*+,;=~-._?#[]"
 _PRINTABLE = re.compile(r"[^\x00-\x20\x7f]+")
 
 
@@ -81,7 +82,7 @@ def parse_url(url: str) -> SplitResult:
         raise wrong
     if "@" in parts.netloc:
         raise UsageError("the address holds a user or password", "addresses end up in logs; download the file yourself")
-    return parts._replace(path=quote(parts.path, safe="/%:@!$&'()*+,;=~-._"), fragment="")
+    return parts._replace(path=quote(parts.path, safe=_URL_SAFE), fragment="")
 
 
 def shown(parts: SplitResult) -> str:
@@ -99,83 +100,59 @@ def _asking(parts: SplitResult, name: str, patience: Patience) -> Ask:
 class _WebAnswer:
     """An answer of the standard library's client."""
 
-    def __init__(self, answer: http.client.HTTPResponse | urllib.error.HTTPError) -> None:
+    def __init__(self, answer: http.client.HTTPResponse) -> None:
         self._answer = answer
-        self.status: int = answer.status or 0
+        self.status = answer.status
 
     def header(self, name: str) -> str | None:
         return self._answer.headers.get(name)
 
     def read(self, n_bytes: int) -> bytes:
-        if isinstance(self._answer, urllib.error.HTTPError):
-            return b""
         return self._answer.read1(n_bytes)
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows to http and https alone, and never from protected to unprotected."""
-
-    def redirect_request(  # noqa: PLR0913 - the library's signature
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        target = urlsplit(urljoin(req.full_url, newurl))
-        if target.scheme != "https" and not (target.scheme == "http" == urlsplit(req.full_url).scheme):
-            raise urllib.error.URLError("it redirects from https to something else")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    opener = urllib.request.OpenerDirector()  # without the library's handlers of files, ftp and data
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(context=ssl.create_default_context()),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        _Redirects(),
-    ):
-        opener.add_handler(handler)
-    return opener
 
 
 @contextmanager
 def _asked(parts: SplitResult, name: str, patience: Patience, headers: Mapping[str, str]) -> Iterator[_WebAnswer]:
-    request = urllib.request.Request(urlunsplit(parts), headers={"User-Agent": _AGENT, **headers})  # noqa: S310 - checked
     try:
-        with _opened(request, patience) as answer:
+        with _followed(urlunsplit(parts), {"User-Agent": _AGENT, **headers}, patience.silence_s) as answer:
             yield _WebAnswer(answer)
     except http.client.IncompleteRead as error:
         raise UnavailableError(f"{name} broke off before its end was reached", "try again") from error
-    except TimeoutError as error:
-        raise UnavailableError(f"{name}: no answer within {patience.silence_s:g} s", "try again later") from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise UnavailableError(f"{name} cannot be reached: {_reason(error)}", _advice(error)) from error
+    except (OSError, http.client.HTTPException, ValueError, UsageError) as error:
+        inner = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(inner, TimeoutError):
+            raise UnavailableError(f"{name}: no answer within {patience.silence_s:g} s", "try again later") from error
+        raise UnavailableError(f"{name} cannot be reached: {_reason(inner)}", _advice(inner)) from error
 
 
-def _opened(request: urllib.request.Request, patience: Patience) -> Any:  # noqa: ANN401 - the library's own
-    try:
-        return _opener().open(request, timeout=patience.silence_s)
-    except urllib.error.HTTPError as error:
-        return error
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, TimeoutError):
-            raise error.reason from error
-        raise
+def _followed(url: str, headers: Mapping[str, str], timeout_s: float) -> http.client.HTTPResponse:
+    """Return the answer behind redirects to http and https, never from protected to unprotected.
+
+    The library would read the body of a redirect whole, and go to ftp.
+    """
+    opener = urllib.request.OpenerDirector()
+    for handler in (urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler()):
+        opener.add_handler(handler)
+    for _ in range(_MOST_REDIRECTS + 1):
+        request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - http or https: see below
+        answer: http.client.HTTPResponse = opener.open(request, timeout=timeout_s)
+        target = answer.headers.get("Location")
+        if answer.status not in _REDIRECTS or not target:
+            return answer
+        answer.close()
+        before, url = urlsplit(url), urljoin(url, target)
+        if urlsplit(url).scheme not in {"https", before.scheme}:
+            raise ValueError("it redirects to something that is not https")
+        url = urlunsplit(parse_url(quote(url, safe=_URL_SAFE)))
+    raise ValueError(f"it redirects more than {_MOST_REDIRECTS} times")
 
 
-def _reason(error: Exception) -> str:
-    inner = error.reason if isinstance(error, urllib.error.URLError) else error
-    said = (inner.strerror if isinstance(inner, OSError) else None) or str(inner) or type(inner).__name__
+def _reason(error: object) -> str:
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return " ".join(said.split())[:120]
 
 
-def _advice(error: Exception) -> str:
-    if isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
+def _advice(error: object) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
         return "its certificate is not trusted here: check the address and the system's certificates (SSL_CERT_FILE)"
     return "check the address, the network and the proxy settings"
