@@ -12,7 +12,7 @@ from math import prod
 
 from msgspec import Struct
 
-from vramcalc.errors import BadInputError, UnavailableError
+from vramcalc.errors import BadInputError, MissingError
 from vramcalc.sources._cursor import Cursor
 from vramcalc.sources._gguf_types import ARRAY, REMOVED_TYPES, TENSOR_TYPES, TEXT, VALUE_CODES, VALUE_NAMES
 from vramcalc.sources.byte_source import ByteSource, OpenSibling
@@ -101,7 +101,7 @@ def read_gguf_set(source: ByteSource, open_sibling: OpenSibling) -> ModelFile:
         name = f"{match['stem']}-{number:05}-of-{count:05}.gguf"
         part = _Part(name, source.n_bytes, read_gguf(source)) if number == own else _sibling(name, open_sibling)
         if number == 1 and part.header is None:
-            raise UnavailableError(f"{name} is missing, the first of {count} parts", "fetch all parts into one folder")
+            raise MissingError(f"{name} is missing, the first of {count} parts", "fetch all parts into one folder")
         _check_part(part, number, count)
         parts.append(part)
     return _joined(source.name, parts)
@@ -110,7 +110,7 @@ def read_gguf_set(source: ByteSource, open_sibling: OpenSibling) -> ModelFile:
 def _sibling(name: str, open_sibling: OpenSibling) -> _Part:
     try:
         source = open_sibling(name)
-    except UnavailableError:
+    except MissingError:
         return _Part(name, None, None)
     return _Part(name, source.n_bytes, read_gguf(source))
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from vramcalc.errors import BadInputError, UnavailableError
+from vramcalc.errors import BadInputError, MissingError, UnavailableError
 from vramcalc.sources._waiting import Waiting
 from vramcalc.units import MIB
 
@@ -164,7 +164,7 @@ def refusal(name: str, answer: Answer, login: str) -> UnavailableError:
     if status in _NOT_ALLOWED:
         return UnavailableError(f"{name}: the server wants to know who asks (status {status})", login)
     if status in _MISSING:
-        return UnavailableError(f"{name}: there is no such file (status {status})", "check the spelling")
+        return MissingError(f"{name}: there is no such file (status {status})", "check the spelling")
     if status == _TOO_MANY:
         stated = answer.header("Retry-After") or ""
         when = f"in {stated} s" if stated.isdecimal() else f"after {stated}" if stated else "later"
