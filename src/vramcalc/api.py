@@ -36,6 +36,7 @@ DEFAULT_ENGINES = ("ollama", "vllm")
 _TEXTBOOK_CONTEXT = 2048
 _ADVERTISED = re.compile(r"(\d+(?:\.\d+)?)([BM])")
 _PATH_MARKS = ("/", "\\")
+_MODEL_SUFFIXES = (".gguf", ".safetensors", ".json")
 _SOURCE_PREFIXES = ("hf:", "ollama:", "https:", "http:")
 
 
@@ -124,17 +125,18 @@ def answer(request: Request) -> Report:
 
 
 def load_model(name: str, registries: Sequence[Path] = ()) -> ModelSpec:
-    """Return the spec of a model by id, alias, Hugging Face id, Ollama tag, or path of a config.json or its folder.
+    """Return the spec of a model by id, alias, Hugging Face id, Ollama tag, or path.
 
-    Raises ``UnknownNameError``, or ``BadInputError`` naming the key of a config.json that is not understood.
+    A path is that of a GGUF, of a .safetensors, of a config.json, or of a folder with them. Raises
+    ``UnknownNameError``, or ``BadInputError`` naming what of a file is not understood.
     """
-    if name.startswith(_SOURCE_PREFIXES) or name.endswith((".gguf", ".safetensors")):
-        fact = f"{name}: reading weights files and hubs is not built in yet"
-        raise UsageError(fact, "name a registry entry (`vramcalc models`) or the path of a config.json")
-    if name.endswith(".json") or (any(mark in name for mark in _PATH_MARKS) and Path(name).is_dir()):
-        from vramcalc.sources.config_json import read_config  # noqa: PLC0415 - start-up
+    if name.startswith(_SOURCE_PREFIXES):
+        fact = f"{name}: reading hubs is not built in yet"
+        raise UsageError(fact, "name a registry entry (`vramcalc models`) or the path of a model")
+    if name.lower().endswith(_MODEL_SUFFIXES) or (any(mark in name for mark in _PATH_MARKS) and Path(name).is_dir()):
+        from vramcalc.sources.model_source import read_path  # noqa: PLC0415 - start-up
 
-        return read_config(Path(name))
+        return read_path(Path(name)).model()
     return model_registry(registries).resolve(name)
 
 
@@ -180,7 +182,8 @@ def explain_weights(request: Request) -> "WeightsReport":
 
     model = load_model(request.model, request.registries)
     asked = next((q for q in request.quants if q), None)
-    return weights_report(model, asked or model.checkpoint_format or model.dtype)
+    own = model.stored.format if model.stored else model.checkpoint_format
+    return weights_report(model, asked or own or model.dtype)
 
 
 def validate(engine: str | None = None, folder: Path | None = None) -> "ValidationReport":
@@ -229,10 +232,11 @@ def _advertised(model: ModelSpec) -> int:
 
 
 def _combinations(request: Request, model: ModelSpec, machine: Machine, workload: Workload) -> Iterator[Asked]:
+    own = model.stored.format if model.stored else None
     for engine in request.engines:
         name, version = parse_engine(engine)
         for quant in request.quants or (None,):
-            weight_format = None if quant is None else quant.strip().lower()
+            weight_format = own if quant is None else quant.strip().lower()
             yield Asked(model, machine, name, version, weight_format, workload)
 
 

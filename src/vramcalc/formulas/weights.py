@@ -27,7 +27,8 @@ class StoredTensor(Struct, frozen=True):
 
 def stored_tensors(model: ModelSpec, weight_format: str) -> Iterator[StoredTensor]:
     """Yield what a file of this format holds. Raises ``UnknownNameError`` for a format nobody knows."""
-    if weight_format in _SCALED or weight_format in FLOATS:
+    is_own = model.stored is not None and model.stored.format == weight_format
+    if not is_own and (weight_format in _SCALED or weight_format in FLOATS):
         yield from _checkpoint_tensors(model, weight_format)
         return
     try:

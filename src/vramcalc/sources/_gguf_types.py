@@ -5,26 +5,10 @@ Source: llama.cpp, ggml/include/ggml.h (tensor types), gguf.h (value types) and 
 
 from collections.abc import Mapping
 
-from vramcalc.specs.formats import GGML, BlockFormat
-
-# Beside the types that weights are quantised to: integers, doubles, and blocks no mix of ours is known for.
-_OTHERS = {
-    f.name: f
-    for f in (
-        BlockFormat("q8_1", 32, 40),
-        BlockFormat("i8", 1, 1),
-        BlockFormat("i16", 1, 2),
-        BlockFormat("i32", 1, 4),
-        BlockFormat("i64", 1, 8),
-        BlockFormat("f64", 1, 8),
-        BlockFormat("nvfp4", 64, 36),
-        BlockFormat("q1_0", 128, 18),
-    )
-}
-FORMATS: Mapping[str, BlockFormat] = {**GGML, **_OTHERS}
+from vramcalc.specs.formats import GGML_STORED, BlockFormat
 
 TENSOR_TYPES: Mapping[int, BlockFormat] = {
-    number: FORMATS[name]
+    number: GGML_STORED[name]
     for start, names in (
         (0, "f32 f16 q4_0 q4_1"),
         (6, "q5_0 q5_1 q8_0 q8_1 q2_k q3_k q4_k q5_k q6_k q8_k iq2_xxs iq2_xs iq3_xxs iq1_s iq4_nl iq3_s iq2_s iq4_xs"),

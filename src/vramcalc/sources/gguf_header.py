@@ -84,8 +84,9 @@ def read_gguf_set(source: ByteSource, open_sibling: OpenSibling) -> ModelFile:
 
     A part that is not there is listed as missing; the first must be, for the keys are in it. Raises as ``read_gguf``.
     """
-    match = _PART.fullmatch(re.split(r"[/\\]", source.name)[-1])
-    if match is None:
+    own = re.split(r"[/\\]", source.name)[-1]
+    names = parts_beside(own)
+    if len(names) == 1:
         header = read_gguf(source)
         if _whole(header.keys, "split.count", 1) > 1:
             raise BadInputError(
@@ -93,18 +94,25 @@ def read_gguf_set(source: ByteSource, open_sibling: OpenSibling) -> ModelFile:
                 "keep the names NAME-00001-of-00003.gguf",
             )
         return _joined(source.name, [_Part(source.name, source.n_bytes, header)])
-    own, count = int(match["number"]), int(match["count"])
-    if not 1 <= own <= count <= _MOST_PARTS:
-        raise BadInputError(f"{source.name} is named part {own} of {count}", "check the name")
     parts = []
-    for number in range(1, count + 1):
-        name = f"{match['stem']}-{number:05}-of-{count:05}.gguf"
-        part = _Part(name, source.n_bytes, read_gguf(source)) if number == own else _sibling(name, open_sibling)
+    for number, name in enumerate(names, 1):
+        part = _Part(name, source.n_bytes, read_gguf(source)) if name == own else _sibling(name, open_sibling)
         if number == 1 and part.header is None:
-            raise MissingError(f"{name} is missing, the first of {count} parts", "fetch all parts into one folder")
-        _check_part(part, number, count)
+            raise MissingError(f"{name} is missing, the first of {len(names)} parts", "fetch all parts into one folder")
+        _check_part(part, number, len(names))
         parts.append(part)
     return _joined(source.name, parts)
+
+
+def parts_beside(name: str) -> tuple[str, ...]:
+    """Return the names of all parts of the set a file belongs to: itself alone where it is not named like a part."""
+    match = _PART.fullmatch(name)
+    if match is None:
+        return (name,)
+    own, count = int(match["number"]), int(match["count"])
+    if not 1 <= own <= count <= _MOST_PARTS:
+        raise BadInputError(f"{name} is named part {own} of {count}", "check the name")
+    return tuple(f"{match['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1))
 
 
 def _sibling(name: str, open_sibling: OpenSibling) -> _Part:

@@ -64,7 +64,12 @@ __all__ = [
     "Role",
     "RopeTable",
     "SlidingAttention",
+    "StoredGroup",
+    "StoredWeights",
+    "parse_layers",
 ]
+
+_MOST_LAYERS = 4096
 
 Dtype = Literal["f32", "f16", "bf16"]
 Role = Literal[
@@ -86,7 +91,7 @@ Role = Literal[
 class LayerStack(Spec):
     """All layers in order: ``first`` once, then ``pattern`` repeated until ``n_layers`` are reached."""
 
-    n_layers: PositiveInt = Field(le=4096)
+    n_layers: PositiveInt = Field(le=_MOST_LAYERS)
     kinds: dict[str, LayerKind] = Field(min_length=1)
     first: tuple[str, ...] = ()
     pattern: tuple[str, ...] = ()
@@ -142,6 +147,52 @@ class RopeTable(Spec):
     dtype: Literal["model", "f32"] = "model"
 
 
+def parse_layers(text: str) -> list[int]:
+    """Return the layers that ranges name. Raises ``ValueError``.
+
+    >>> parse_layers("0-2 7")
+    [0, 1, 2, 7]
+    """
+    found: list[int] = []
+    for part in text.split():
+        start, _, end = part.partition("-")
+        first, last = int(start), int(end or start)
+        if not 0 <= first <= last < _MOST_LAYERS:
+            raise ValueError(f"{part} is no range of layers")
+        found += range(first, last + 1)
+    return found
+
+
+class StoredGroup(Spec):
+    """Equal tensors of a file and how each is stored.
+
+    Shape:
+        ``copies`` matrices of ``shape``; ``types`` names for each type the layers stored in it, ``"0-3 7"``, and
+        nothing for a tensor outside the layers.
+    """
+
+    name: str
+    role: Role
+    shape: tuple[PositiveInt, ...] = Field(min_length=1, max_length=4)
+    copies: PositiveInt = 1
+    types: dict[str, str] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _each_layer_has_one_type(self) -> Self:
+        layers = [layer for text in self.types.values() for layer in parse_layers(text)]
+        if len(set(layers)) < len(layers) or (len(self.types) > 1 and not all(self.types.values())):
+            msg = f"{self.name}: each layer is to have one type"
+            raise ValueError(msg)
+        return self
+
+
+class StoredWeights(Spec):
+    """What one GGUF holds, tensor by tensor; ``format`` is what the file calls itself."""
+
+    format: str
+    groups: tuple[StoredGroup, ...] = Field(min_length=1)
+
+
 class CountFact(Spec):
     """A number of parameters with its provenance; ``derived`` means our own formula is the only witness."""
 
@@ -182,6 +233,7 @@ class ModelSpec(Spec):
     extra_tensors: tuple[ExtraTensor, ...] = ()
     rope_tables: tuple[RopeTable, ...] = ()
     gguf_rope_factors: NonNegativeInt = 0  # elements of the rope_freqs tensor a GGUF carries
+    stored: StoredWeights | None = None  # where the model is a file at hand
     notes: tuple[str, ...] = ()
     source: str
 
@@ -189,6 +241,16 @@ class ModelSpec(Spec):
     def _per_layer_embedding_is_whole(self) -> Self:
         if (self.per_layer_dim is None) != (self.per_layer_vocabulary is None):
             raise ValueError("per_layer_dim and per_layer_vocabulary go together")
+        return self
+
+    @model_validator(mode="after")
+    def _stores_no_further_layers(self) -> Self:
+        if self.stored is not None:
+            n_layers = self.layers.n_layers
+            for group in self.stored.groups:
+                if any(layer >= n_layers for text in group.types.values() for layer in parse_layers(text)):
+                    msg = f"stored: {group.name} is in layers beyond the {n_layers} there are"
+                    raise ValueError(msg)
         return self
 
     @property

@@ -1,0 +1,116 @@
+"""A model from what people have: a GGUF, safetensors, a folder, a config.json."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from vramcalc.errors import BadInputError, UnavailableError
+from vramcalc.sources.byte_source import FileSource, OpenSibling
+from vramcalc.sources.gguf_header import parts_beside, read_gguf_set
+from vramcalc.sources.safetensors_header import (
+    INDEX_NAME,
+    choose_files,
+    read_index,
+    read_safetensors_set,
+    shards_beside,
+)
+from vramcalc.specs.file import ModelFile
+
+if TYPE_CHECKING:
+    from vramcalc.formulas.stored import Match
+    from vramcalc.specs.model import ModelSpec
+
+_CONFIG = "config.json"
+_MOST_FILES = 100_000
+
+
+class ModelSource(Struct, frozen=True, kw_only=True):
+    """What was found: a model, its file, or both.
+
+    ``problem`` says why there is no model; ``match`` is there for a GGUF that is one.
+    """
+
+    name: str
+    file: ModelFile | None = None
+    spec: "ModelSpec | None" = None
+    match: "Match | None" = None
+    problem: BadInputError | None = None
+
+    def model(self) -> "ModelSpec":
+        """Return the model. Raises what kept it from being one."""
+        if self.spec is None:
+            raise self.problem or BadInputError(f"{self.name} holds no model")
+        return self.spec
+
+
+def read_path(path: Path) -> ModelSource:
+    """Return the model at a path. Raises ``UnavailableError``, ``BadInputError`` where no header can be read."""
+    if path.suffix.lower() == ".gguf":
+        source = FileSource(path)
+        return gguf_source(read_gguf_set(source, source.sibling))
+    if path.suffix.lower() == ".safetensors":
+        first = FileSource(path)
+        files = shards_beside(path.name)
+        return _with_config(read_safetensors_set(first.name, files, first.sibling), path.parent)
+    if not path.is_dir():
+        from vramcalc.sources.config_json import read_config  # noqa: PLC0415 - other sources do without
+
+        return ModelSource(name=str(path), spec=read_config(path))
+    return _read_folder(path)
+
+
+def gguf_source(file: ModelFile) -> ModelSource:
+    """Return the model a GGUF holds, or why it holds none."""
+    from vramcalc.sources.gguf_model import read_gguf_model  # noqa: PLC0415 - pydantic
+
+    try:
+        found = read_gguf_model(file)
+    except BadInputError as error:
+        return ModelSource(name=file.name, file=file, problem=error)
+    return ModelSource(name=file.name, file=file, spec=found.spec, match=found.match)
+
+
+def read_checkpoint(where: str, names: Collection[str], open_file: OpenSibling) -> ModelFile:
+    """Return the safetensors of a folder whose files have these names, by their index where there is one."""
+    if INDEX_NAME not in names or "model.safetensors" in names:
+        return read_safetensors_set(where, choose_files(names, where), open_file)
+    index = read_index(open_file(INDEX_NAME))
+    return read_safetensors_set(where, set(index.values()), open_file, index)
+
+
+def _read_folder(path: Path) -> ModelSource:
+    try:
+        names = {entry.name for entry, _ in zip(path.iterdir(), range(_MOST_FILES), strict=False)}
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be read: {error.strerror}", "check the path") from error
+    if any(name.endswith(".safetensors") for name in names):
+        return _with_config(read_checkpoint(str(path), names, _opener(path)), path)
+    if _CONFIG in names:
+        from vramcalc.sources.config_json import read_config  # noqa: PLC0415 - other sources do without
+
+        return ModelSource(name=str(path), spec=read_config(path))
+    models = {parts_beside(name)[0] for name in names if name.endswith(".gguf") and not name.startswith("mmproj")}
+    if len(models) != 1:
+        several = f"holds {len(models)} GGUF models" if models else "holds no config.json, safetensors or GGUF"
+        raise BadInputError(f"{path} {several}", "name the file that is meant")
+    return read_path(path / models.pop())
+
+
+def _opener(folder: Path) -> Callable[[str], FileSource]:
+    return lambda name: FileSource(folder / name)
+
+
+def _with_config(file: ModelFile, folder: Path) -> ModelSource:
+    from vramcalc.sources.config_json import read_config  # noqa: PLC0415 - other sources do without
+
+    if not (folder / _CONFIG).is_file():
+        problem = BadInputError(
+            f"{file.name} has no config.json beside it", "the shape of a model is there, not in its safetensors"
+        )
+        return ModelSource(name=file.name, file=file, problem=problem)
+    try:
+        return ModelSource(name=file.name, file=file, spec=read_config(folder))
+    except BadInputError as error:
+        return ModelSource(name=file.name, file=file, problem=error)
