@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from socket import AF_INET, AF_INET6
 from threading import Thread
 
@@ -96,6 +97,19 @@ def ranges(content: bytes, **headers: str) -> Route:
     return answer
 
 
+def file_ranges(path: Path) -> Route:
+    """Answer ranges of a file that may be too large to read whole."""
+
+    def answer(handler: Handler) -> None:
+        size = path.stat().st_size
+        first, last = handler.asked_range(size) or (0, size - 1)
+        with path.open("rb") as file:
+            file.seek(first)
+            handler.send(206, file.read(last - first + 1), {"Content-Range": f"bytes {first}-{last}/{size}"})
+
+    return answer
+
+
 def status(code: int, **headers: str) -> Route:
     return lambda handler: handler.send(code, b"x" * 100, _named(headers))
 
@@ -105,8 +119,8 @@ def plain(content: bytes, **headers: str) -> Route:
     return lambda handler: handler.send(200, content, _named(headers))
 
 
-def redirect(to: str, code: int = 302) -> Route:
-    return lambda handler: handler.send(code, b"", {"Location": to})
+def redirect(to: str, **headers: str) -> Route:
+    return lambda handler: handler.send(302, b"", {"Location": to, **headers})
 
 
 def partial(body: bytes, content_range: str, stated_length: int | None = None, **headers: str) -> Route:

@@ -125,19 +125,25 @@ def answer(request: Request) -> Report:
 
 
 def load_model(name: str, registries: Sequence[Path] = ()) -> ModelSpec:
-    """Return the spec of a model by id, alias, Hugging Face id, Ollama tag, or path.
+    """Return the spec of a model by id, alias, Hugging Face id, Ollama tag, path or source.
 
-    A path is that of a GGUF, of a .safetensors, of a config.json, or of a folder with them. Raises
-    ``UnknownNameError``, or ``BadInputError`` naming what of a file is not understood.
+    A path is that of a GGUF, of a .safetensors, of a config.json, or of a folder with them; a source is
+    ``hf:org/name[@revision][:file]``, ``ollama:name:tag`` or the web address of a GGUF, and these alone are looked for
+    on a network. Raises ``UnknownNameError``, ``UnavailableError``, or ``BadInputError`` naming what of a file is not
+    understood.
     """
-    if name.startswith(_SOURCE_PREFIXES):
-        fact = f"{name}: reading hubs is not built in yet"
-        raise UsageError(fact, "name a registry entry (`vramcalc models`) or the path of a model")
-    if name.lower().endswith(_MODEL_SUFFIXES) or (any(mark in name for mark in _PATH_MARKS) and Path(name).is_dir()):
-        from vramcalc.sources.model_source import read_path  # noqa: PLC0415 - start-up
+    if names_source(name):
+        from vramcalc.sources.locate import read_source  # noqa: PLC0415 - start-up
 
-        return read_path(Path(name)).model()
+        return read_source(name, with_weights=False).model()
     return model_registry(registries).resolve(name)
+
+
+def names_source(name: str) -> bool:
+    """Return whether a text names a file, a folder or a place on a network, and no entry of a registry."""
+    if name.lower().startswith(_SOURCE_PREFIXES) or name.lower().endswith(_MODEL_SUFFIXES):
+        return True
+    return any(mark in name for mark in _PATH_MARKS) and Path(name).is_dir()
 
 
 def load_gpu(name: str, registries: Sequence[Path] = ()) -> GpuSpec:

@@ -1,76 +1,33 @@
 """The Hugging Face Hub through its own client, played by a server on this machine."""
 
 import contextlib
-import hashlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.file_server import Handler, Route, Server, dripping, plain, ranges, serving, silent, status
+from tests.file_server import Handler, Route, dripping, serving, silent, status
+from tests.sources.hub_server import COMMIT, REPO, TOKEN, Hub, hub_served
 
 from vramcalc.errors import AppError, BadInputError, ExitCode, MissingError, UnavailableError, UsageError
 from vramcalc.sources._waiting import Patience
 from vramcalc.sources.hub import HubRepository, parse_hub_name
 
-COMMIT = "5a" * 20
-TOKEN = "hf_" + "x" * 34
-REPO = "org/model"
 WEIGHTS = bytes(i * 11 % 253 for i in range(300_000))
 CONFIG = json.dumps({"model_type": "llama"}).encode()
 SHORT = Patience(silence_s=0.3, whole_s=0.6)
 
 
-@dataclass
-class Hub:
-    """A Hub with one repository, whose large files lie on another host."""
-
-    site: Server
-    far: Server
-    files: list[dict[str, object]] = field(default_factory=list)
-
-    def put(self, name: str, content: bytes, *, large: bool = False) -> None:
-        self.files.append({"rfilename": name, "size": len(content)})
-        listing = json.dumps({"id": REPO, "sha": COMMIT, "siblings": self.files}).encode()
-        for path in ("", "/revision/main", f"/revision/{COMMIT}", "/revision/v1"):
-            self.site.add(f"/api/models/{REPO}{path}", plain(listing, Content_Type="application/json"))
-        etag = hashlib.sha256(content).hexdigest()
-        linked = {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"', "X-Linked-Size": str(len(content))}
-        if large:
-            target = self.far.add(f"/{etag}", ranges(content))
-            route: Route = lambda handler: handler.send(302, b"", {**linked, "Location": target})  # noqa: E731
-        else:
-            route = ranges(content, **linked)
-        for revision in (COMMIT, "main"):
-            self.site.add(f"/{REPO}/resolve/{revision}/{name}", route)
-
-
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serving() as site, serving("127.0.0.1") as far:
-        for name, value in {
-            "ENDPOINT": site.url,
-            "HF_HUB_CACHE": str(tmp_path / "hub"),
-            "HF_TOKEN_PATH": str(tmp_path / "token"),
-        }.items():
-            monkeypatch.setattr(constants, name, value)
-        template = site.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-            monkeypatch.delenv(name, raising=False)
-            monkeypatch.delenv(name.upper(), raising=False)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        found = Hub(site, far)
-        found.put("config.json", CONFIG)
-        found.put("model.gguf", WEIGHTS, large=True)
-        yield found
-        huggingface_hub.close_session()
+    with hub_served(tmp_path, monkeypatch) as served:
+        served.put("config.json", CONFIG)
+        served.put("model.gguf", WEIGHTS, large=True)
+        yield served
 
 
 def test_a_header_is_read_by_ranges_and_no_token_leaves_the_hub(hub: Hub) -> None:
