@@ -1,5 +1,6 @@
 """The use cases, and the public Python interface. The only importer of sources."""
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 from vramcalc.engines import ENGINE_NAMES, bind_engine, parse_engine
 from vramcalc.engines.base import Setup
-from vramcalc.errors import BadInputError, RefusedError, UsageError
+from vramcalc.errors import BadInputError, RefusedError, UnknownNameError, UsageError
 from vramcalc.estimation import estimate_outcome
 from vramcalc.formulas.inventory import n_parameters
 from vramcalc.reports.freeze import Asked, freeze_outcome, freeze_refusal
@@ -19,7 +20,7 @@ from vramcalc.reports.schema import SCHEMA_VERSION, EstimateReport, Report
 from vramcalc.solvers.advice import find_advice
 from vramcalc.solvers.limits import find_limits
 from vramcalc.sources.machines import resolve_cards
-from vramcalc.sources.registry import gpu_registry, model_registry
+from vramcalc.sources.registry import Registry, gpu_registry, model_registry
 from vramcalc.specs.gpu import GpuSpec, OperatingSystem
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from vramcalc.reports.accuracy import ValidationReport
     from vramcalc.reports.catalogue import Catalogue
     from vramcalc.reports.explanation import TextbookReport, WeightsReport
+    from vramcalc.reports.inspection import InspectionReport
+    from vramcalc.sources.model_source import ModelSource
     from vramcalc.validation import Comparison
 
 DEFAULT_ENGINES = ("ollama", "vllm")
@@ -144,6 +147,37 @@ def names_source(name: str) -> bool:
     if name.lower().startswith(_SOURCE_PREFIXES) or name.lower().endswith(_MODEL_SUFFIXES):
         return True
     return any(mark in name for mark in _PATH_MARKS) and Path(name).is_dir()
+
+
+def inspect(source: str, expected: str | None = None, registries: Sequence[Path] = ()) -> "InspectionReport":
+    """Return what a file, a folder or a source holds, and what of it is not what its name, or ``expected``, says.
+
+    Raises ``UnavailableError`` or ``BadInputError`` where no header can be read, ``UnknownNameError`` for ``expected``.
+    """
+    from vramcalc.inspection import Evidence  # noqa: PLC0415 - start-up
+    from vramcalc.reports.inspection import inspection_report  # noqa: PLC0415
+    from vramcalc.sources.locate import read_source  # noqa: PLC0415
+
+    models = model_registry(registries)
+    other = None if expected is None else models.resolve(expected)
+    found = read_source(source)
+    evidence = Evidence(
+        file=found.file,
+        model=found.spec,
+        match=found.match,
+        problem=None if found.problem is None else (str(found.problem), found.problem.hint),
+        claimed=None if found.spec is None else _claimed(found, models),
+        expected=other,
+    )
+    return inspection_report(evidence)
+
+
+def _claimed(found: "ModelSource", models: Registry[ModelSpec]) -> ModelSpec | None:
+    """Return the registry's model of the name a file gives itself, None where it gives none that is known."""
+    for name in found.names():
+        with contextlib.suppress(UnknownNameError):
+            return models.resolve(name)
+    return None
 
 
 def load_gpu(name: str, registries: Sequence[Path] = ()) -> GpuSpec:

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from vramcalc.cli import catalogue, estimate, explain, schema, validate
+from vramcalc.cli import catalogue, estimate, explain, inspect, schema, validate
 
 _GARBAGE_THRESHOLD = 100_000  # what imports make is kept: collecting it every 700 objects costs a start 4 %
 
@@ -21,6 +21,7 @@ app.command("estimate")(estimate.estimate)
 app.command("explain")(explain.explain)
 app.add_typer(catalogue.catalogue_app("models", "models"), name="models")
 app.add_typer(catalogue.catalogue_app("gpus", "GPUs"), name="gpus")
+app.command("inspect")(inspect.inspect)
 app.command("validate")(validate.validate)
 app.command("schema")(schema.schema)
 

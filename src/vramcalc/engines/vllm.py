@@ -180,7 +180,7 @@ class Vllm:
             wide = VERSIONS.index(self.version) <= VERSIONS.index(_LAST_PADDED_WIDE)
             rules = WeightRules(
                 model=self._model,
-                fmt=self._chosen.fmt,
+                storage=self._chosen.storage,
                 dtype=self._chosen.dtype,
                 card=capability(self._card),
                 expert_multiple=(256 if wide else 64) if triton else 128,

@@ -133,7 +133,7 @@ def layers_text(layers: Sequence[int]) -> str:
     """Return ascending numbers as ranges.
 
     >>> layers_text([0, 1, 2, 7])
-    '0-2 7'
+    '0-2,7'
     """
     runs: list[list[int]] = []
     for layer in layers:
@@ -141,7 +141,7 @@ def layers_text(layers: Sequence[int]) -> str:
             runs[-1][1] = layer
         else:
             runs.append([layer, layer])
-    return " ".join(str(start) if start == end else f"{start}-{end}" for start, end in runs)
+    return ",".join(str(start) if start == end else f"{start}-{end}" for start, end in runs)
 
 
 def _names(group: TensorGroup, layer: int | None, norms: Mapping[tuple[int, str], str]) -> Iterator[str]:

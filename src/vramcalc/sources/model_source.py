@@ -1,6 +1,7 @@
 """A model from what people have: a GGUF, safetensors, a folder, a config.json."""
 
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,29 @@ class ModelSource(Struct, frozen=True, kw_only=True):
         if self.spec is None:
             raise self.problem or BadInputError(f"{self.name} holds no model")
         return self.spec
+
+    def names(self) -> Iterator[str]:
+        """Yield what the source calls itself, the surest first."""
+        keys = {} if self.file is None else self.file.keys
+        if self.spec is not None:
+            yield from (*self.spec.hf_ids, *self.spec.ollama_tags)
+        if self.spec is not None and self.spec.stored is None:
+            yield self.spec.id
+        basename, size = keys.get("general.basename"), keys.get("general.size_label")
+        stem = "" if self.spec is None else self.spec.id
+        for name in (keys.get("general.name"), f"{basename}-{size}", _MIX.sub("", stem), stem):
+            if isinstance(name, str) and name:
+                yield name
+                yield re.sub(r"[- ](Instruct|it|chat)\b.*", "", name, flags=re.IGNORECASE)
+        for key in ("general.source.huggingface.repository", "general.repo_url"):
+            url = keys.get(key)
+            match = _REPOSITORY.fullmatch(url) if isinstance(url, str) else None
+            if match is not None:
+                yield match[1]
+
+
+_REPOSITORY = re.compile(r"https://huggingface\.co/([^/\s]+/[^/\s]+?)/?")
+_MIX = re.compile(r"[-._](?:UD[-_])?(?:I?Q\d|[FB]?F(?:16|32|8)|FP\d|MXFP4|TQ\d)[A-Za-z0-9_]*$", re.IGNORECASE)
 
 
 def read_path(path: Path) -> ModelSource:

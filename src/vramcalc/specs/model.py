@@ -64,6 +64,7 @@ __all__ = [
     "Role",
     "RopeTable",
     "SlidingAttention",
+    "StoredApart",
     "StoredGroup",
     "StoredWeights",
     "parse_layers",
@@ -128,6 +129,46 @@ class ExtraTensor(Spec):
     gguf_shape: tuple[PositiveInt, ...] | None = None  # where the converter changes it
 
 
+def parse_layers(text: str) -> list[int]:
+    """Return the layers that ranges name. Raises ``ValueError``.
+
+    >>> parse_layers("0-2,7")
+    [0, 1, 2, 7]
+    """
+    found: list[int] = []
+    for part in text.split(",") if text else ():
+        start, _, end = part.partition("-")
+        first, last = int(start), int(end or start)
+        if not 0 <= first <= last < _MOST_LAYERS:
+            raise ValueError(f"{part} is no range of layers")
+        found += range(first, last + 1)
+    return found
+
+
+_LAYER_RANGES = r"^\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*$"
+
+
+class StoredApart(Spec):
+    """Tensors of a quantised release that are not in its ``checkpoint_format``: by role, by name, by layer."""
+
+    format: str  # a weight format, or "kept": the model's own dtype
+    roles: tuple[Role, ...] = ()
+    tensors: tuple[str, ...] = ()  # by the inventory's names
+    layers: str | None = Field(default=None, pattern=_LAYER_RANGES)  # "0-2,60"; None: wherever they are
+
+    @model_validator(mode="after")
+    def _says_which(self) -> Self:
+        if not self.roles and not self.tensors:
+            raise ValueError("names neither roles nor tensors")
+        return self
+
+    def layer_set(self) -> frozenset[int] | None:
+        """Return the layers it is about, None for all."""
+        if self.layers is None:
+            return None
+        return frozenset(parse_layers(self.layers))
+
+
 class NextTokenLayers(Spec):
     """Layers that predict the tokens after the next; used for speculative decoding only and counted apart.
 
@@ -147,27 +188,11 @@ class RopeTable(Spec):
     dtype: Literal["model", "f32"] = "model"
 
 
-def parse_layers(text: str) -> list[int]:
-    """Return the layers that ranges name. Raises ``ValueError``.
-
-    >>> parse_layers("0-2 7")
-    [0, 1, 2, 7]
-    """
-    found: list[int] = []
-    for part in text.split():
-        start, _, end = part.partition("-")
-        first, last = int(start), int(end or start)
-        if not 0 <= first <= last < _MOST_LAYERS:
-            raise ValueError(f"{part} is no range of layers")
-        found += range(first, last + 1)
-    return found
-
-
 class StoredGroup(Spec):
     """Equal tensors of a file and how each is stored.
 
     Shape:
-        ``copies`` matrices of ``shape``; ``types`` names for each type the layers stored in it, ``"0-3 7"``, and
+        ``copies`` matrices of ``shape``; ``types`` names for each type the layers stored in it, ``"0-3,7"``, and
         nothing for a tensor outside the layers.
     """
 
@@ -219,6 +244,7 @@ class ModelSpec(Spec):
     released: str = Field(pattern=r"^(\d{4}-\d{2}(-\d{2})?|unknown)$")
     dtype: Dtype
     checkpoint_format: str | None = None  # where the release itself is quantised
+    stored_apart: tuple[StoredApart, ...] = ()  # what of the release is in another format; the first that holds counts
     vocabulary: PositiveInt  # rows of the embedding as stored
     gguf_vocabulary: PositiveInt | None = None  # where the converter drops padding rows
     hidden_dim: PositiveInt
