@@ -249,7 +249,9 @@ class _HubAnswer:
 
 def _client() -> ModuleType:
     try:
-        import huggingface_hub.utils  # noqa: PLC0415 - an extra
+        import huggingface_hub.constants  # noqa: PLC0415 - an extra
+        import huggingface_hub.errors  # noqa: PLC0415
+        import huggingface_hub.utils  # noqa: PLC0415
     except ImportError as error:
         raise UsageError(
             "reading from the Hugging Face Hub takes its client, which is not installed",

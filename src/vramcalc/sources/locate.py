@@ -95,7 +95,8 @@ def _read_hub(text: str, *, with_weights: bool) -> ModelSource:
     else:
         found = _read_hub_checkpoint(repository, chosen, with_weights=with_weights)
     if found.spec is not None:
-        source = f"{repository.name}@{repository.revision}"
+        file = f":{chosen}" if chosen.lower().endswith(_GGUF) else ""
+        source = f"{repository.name}@{repository.revision}{file}"
         named = found.spec.model_copy(update={"hf_ids": (repository.wanted.repo,), "source": source})
         found = replace(found, spec=named)
     return replace(found, name=str(repository.wanted))
