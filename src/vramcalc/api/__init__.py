@@ -190,6 +190,17 @@ def list_catalogue(kind: str, text: str = "", registries: Sequence[Path] = ()) -
     return Catalogue(SCHEMA_VERSION, (), tuple(gpu_row(spec) for spec in gpu_registry(registries).search(text)))
 
 
+def add_entry(source: str, entry_id: str | None = None, *, force: bool = False) -> tuple[str, Path]:
+    """Write a model found at ``source`` into the user's registry; return the id it goes by, and the file.
+
+    Raises ``UsageError`` where the name is taken and ``force`` is not given, ``BadInputError`` for what is no model,
+    ``UnavailableError`` where the file cannot be written. Nothing is written by half.
+    """
+    from vramcalc.sources.own_registry import write_model  # noqa: PLC0415 - start-up
+
+    return write_model(_read_source(source).model(), entry_id, force=force)
+
+
 def show_entry(kind: str, name: str, registries: Sequence[Path] = ()) -> Mapping[str, Any]:
     """Return one entry of a registry as a file would hold it: name to fields, defaults left out."""
     registry = model_registry(registries) if kind == "models" else gpu_registry(registries)

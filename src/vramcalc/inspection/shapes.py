@@ -80,7 +80,8 @@ def _against(model: ModelSpec, other: ModelSpec, why: str, severity: Severity) -
     if ours != theirs:
         share = ours / theirs - 1
         said = f"it has {format_count(ours)} parameters, {other.name} {format_count(theirs)} ({share:+.1%}; {why})"
-        yield Finding("parameter-count", severity if abs(share) > _MOST_PADDING else "info", said, _ADVICE)
+        is_other = abs(share) > _MOST_PADDING
+        yield Finding("parameter-count", severity if is_other else "info", said, _ADVICE if is_other else "")
     if model.context > other.context:
         said = f"it states a context of {model.context:,} tokens, {other.name} was trained on {other.context:,}"
         yield Finding("context-beyond-training", "warning", said, f"give --context {other.context} or less")

@@ -48,11 +48,10 @@ def type_findings(model: ModelSpec) -> Iterator[Finding]:
     nearest = likenesses[0] if named is None or named.differing else named
     basis = nearest if named is None or not nearest.differing else named
     yield from _low_bits(own, _spots(gguf_tensors(model, basis.recipe)), basis.recipe)
-    if nearest is named:
-        return
     if not nearest.differing:
-        said = f"it calls itself {label}, and its types are those of {nearest.recipe}"
-        yield Finding("wrong-format-name", "warning", said, f"read it as {nearest.recipe}")
+        if nearest is not named:
+            said = f"it calls itself {label}, and its types are those of {nearest.recipe}"
+            yield Finding("wrong-format-name", "warning", said, f"read it as {nearest.recipe}")
         return
     close = named if named is not None and named.n_elements <= 2 * nearest.n_elements else nearest
     said = f"its types are those of no known recipe; nearest is {close.recipe}, but for {_differences(close)}"

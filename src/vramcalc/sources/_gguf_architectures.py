@@ -21,6 +21,7 @@ class Architecture(Struct, frozen=True, kw_only=True):
     window: Literal["unread", "read"] = "unread"
     period: int = 1
     chunk: int | None = None  # tokens of a chunk, where local layers attend to chunks
+    shares_values: bool = False  # a layer without values takes its keys for them
     is_encoder: bool = False
 
 
@@ -43,7 +44,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     **_plain("gemma", "gemma"),
     **_sliding("gemma", "gemma2", 2),
     **_sliding("gemma", "gemma3", 6),
-    **_sliding("gemma", "gemma4", 6),
+    "gemma4": Architecture(family="gemma", window="read", period=6, shares_values=True),
     **_plain("phi", "phi3 phimoe"),
     **_sliding("gpt-oss", "gpt-oss", 2),
     **_plain("deepseek", "deepseek deepseek2"),

@@ -106,8 +106,8 @@ def _grouped(facts: Facts, architecture: Architecture, tensors: Tensors, index: 
         "output_bias": "attn_output.bias" in tensors,
         "sinks": "attn_sinks.weight" in tensors,
         "qk_norm": _qk_norm(tensors, head_dim),
-        "shares_cache": not fused and "attn_k.weight" not in tensors,
-        "v_is_k": "attn_k.weight" in tensors and "attn_v.weight" not in tensors,
+        "shares_cache": facts.count("attention.shared_kv_layers", 0) > 0 and "attn_k.weight" not in tensors,
+        "v_is_k": architecture.shares_values and "attn_k.weight" in tensors and "attn_v.weight" not in tensors,
     }
     if not fused and rows(tensors, "attn_q") == 2 * n_heads * head_dim:
         a["output_gate"] = "in_query"

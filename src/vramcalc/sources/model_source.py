@@ -40,9 +40,14 @@ class ModelSource(Struct, frozen=True, kw_only=True):
     problem: BadInputError | None = None
 
     def model(self) -> "ModelSpec":
-        """Return the model. Raises what kept it from being one."""
+        """Return the model. Raises what kept it from being one, or from being loaded."""
         if self.spec is None:
             raise self.problem or BadInputError(f"{self.name} holds no model")
+        if self.match is not None and (self.match.lacking or self.match.misshapen):
+            wrong = self.match.lacking or self.match.misshapen
+            what = "lacks" if self.match.lacking else "has in another size"
+            fact = f"{self.name} {what} {len(wrong)} of its tensors: {wrong[0]}"
+            raise BadInputError(fact, "engines refuse to load it; `vramcalc inspect` shows what is in it")
         return self.spec
 
     def names(self) -> Iterator[str]:
