@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vramcalc.reports.accuracy import ValidationReport
     from vramcalc.reports.catalogue import Catalogue
     from vramcalc.reports.explanation import TextbookReport, WeightsReport
+    from vramcalc.reports.inspection import InspectionReport
     from vramcalc.reports.solution import SolveReport
     from vramcalc.validation import Comparison
 
@@ -175,6 +176,16 @@ def names_source(name: str) -> bool:
     return any(mark in name for mark in _PATH_MARKS) and Path(name).is_dir()
 
 
+def inspect(source: str, expected: str | None = None, registries: Sequence[Path] = ()) -> "InspectionReport":
+    """Return what a file, a folder or a source holds, and what of it is not what its name, or ``expected``, says.
+
+    Raises ``UnavailableError`` or ``BadInputError`` where no header can be read, ``UnknownNameError`` for ``expected``.
+    """
+    from vramcalc.api.inspecting import inspect_source  # noqa: PLC0415 - start-up
+
+    return inspect_source(source, expected, registries)
+
+
 def load_gpu(name: str, registries: Sequence[Path] = ()) -> GpuSpec:
     """Return the spec of a card. Raises ``UnknownNameError``."""
     return gpu_registry(registries).resolve(name)
@@ -196,9 +207,10 @@ def add_entry(source: str, entry_id: str | None = None, *, force: bool = False) 
     Raises ``UsageError`` where the name is taken and ``force`` is not given, ``BadInputError`` for what is no model,
     ``UnavailableError`` where the file cannot be written. Nothing is written by half.
     """
-    from vramcalc.sources.own_registry import write_model  # noqa: PLC0415 - start-up
+    from vramcalc.sources.locate import read_source  # noqa: PLC0415 - start-up
+    from vramcalc.sources.own_registry import write_model  # noqa: PLC0415
 
-    return write_model(_read_source(source).model(), entry_id, force=force)
+    return write_model(read_source(source, with_weights=False).model(), entry_id, force=force)
 
 
 def show_entry(kind: str, name: str, registries: Sequence[Path] = ()) -> Mapping[str, Any]:

@@ -13,11 +13,8 @@ from vramcalc.sources.registry import Registry, model_registry
 from vramcalc.specs.model import ModelSpec
 
 
-def inspect(source: str, expected: str | None = None, registries: Sequence[Path] = ()) -> InspectionReport:
-    """Return what a file, a folder or a source holds, and what of it is not what its name, or ``expected``, says.
-
-    Raises ``UnavailableError`` or ``BadInputError`` where no header can be read, ``UnknownNameError`` for ``expected``.
-    """
+def inspect_source(source: str, expected: str | None = None, registries: Sequence[Path] = ()) -> InspectionReport:
+    """Return the report of ``api.inspect``."""
     models = model_registry(registries)
     other = None if expected is None else models.resolve(expected)
     found = read_source(source)

@@ -46,7 +46,9 @@ def catalogue_app(kind: str, title: str) -> typer.Typer:
 
 
 def _add(
-    source: Annotated[str, Argument(help="A GGUF, a .safetensors, a config.json, or a folder.", show_default=False)],
+    source: Annotated[
+        str, Argument(help="A file or folder, hf:org/name, ollama:name:tag, or https://....gguf.", show_default=False)
+    ],
     entry_id: Annotated[str | None, Option("--id", help="What it is to be called; default: its own name.")] = None,
     force: Annotated[bool, Option("--force", help="Replace an entry of that name.")] = False,
     as_json: _Json = False,

@@ -38,10 +38,10 @@ def inspect(
 ) -> None:
     """Print what a file of weights holds, by role and type, and what is odd about it."""
     with failures_told(OutputFormat.JSON if as_json else OutputFormat.TABLE):
-        from vramcalc.api.inspecting import inspect as inspected  # noqa: PLC0415 - help must not pay for the use cases
+        from vramcalc import api  # noqa: PLC0415 - help must not pay for the use cases
         from vramcalc.renderers.inspection import render_inspection  # noqa: PLC0415
 
-        report = inspected(source, expect, registry or ())
+        report = api.inspect(source, expect, registry or ())
         deliver(render_inspection(report, as_json=as_json), output)
     grave = [least.value for least in Least]
     if fail_on is not None and any(grave.index(f.severity) >= grave.index(fail_on.value) for f in report.findings):
