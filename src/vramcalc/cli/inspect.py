@@ -19,7 +19,13 @@ class Least(StrEnum):
     ERROR = "error"
 
 
-_Source = Annotated[str, Argument(help="A GGUF, a .safetensors, a config.json, or a folder.", show_default=False)]
+_Source = Annotated[
+    str,
+    Argument(
+        help="A GGUF, .safetensors, config.json, folder, hf:org/name, ollama:name:tag, or https://....gguf.",
+        show_default=False,
+    ),
+]
 
 
 def inspect(
@@ -30,7 +36,7 @@ def inspect(
     as_json: Annotated[bool, Option("--json", help="As JSON.")] = False,
     output: Annotated[Path | None, Option(help="Write the answer to a file.")] = None,
 ) -> None:
-    """Print what a file of weights holds: layers, parameters and bits by role, types, and what is odd about it."""
+    """Print what a file of weights holds, by role and type, and what is odd about it."""
     with failures_told(OutputFormat.JSON if as_json else OutputFormat.TABLE):
         from vramcalc import api  # noqa: PLC0415 - help must not pay for the use cases
         from vramcalc.renderers.inspection import render_inspection  # noqa: PLC0415

@@ -9,8 +9,18 @@ from vramcalc.reports.catalogue import Catalogue
 from vramcalc.reports.explanation import TextbookReport, WeightsReport
 from vramcalc.reports.inspection import InspectionReport
 from vramcalc.reports.schema import ErrorReport, Report
+from vramcalc.reports.solution import SolveReport
 
-_ANSWERS = (Report, Catalogue, TextbookReport, WeightsReport, ValidationReport, InspectionReport, ErrorReport)
+_ANSWERS = (
+    Report,
+    SolveReport,
+    Catalogue,
+    TextbookReport,
+    WeightsReport,
+    ValidationReport,
+    InspectionReport,
+    ErrorReport,
+)
 
 
 def json_schema() -> dict[str, Any]:
@@ -18,7 +28,7 @@ def json_schema() -> dict[str, Any]:
     answers, definitions = json.schema_components(_ANSWERS, ref_template="#/$defs/{name}")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "vramcalc: an estimate, a listing, an explanation, an accuracy, what a file holds, an error",
+        "title": "vramcalc: an answer of one of its commands, or an error",
         "anyOf": list(answers),
         "$defs": definitions,
     }

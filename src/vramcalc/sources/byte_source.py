@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from vramcalc.errors import BadInputError, UnavailableError
+from vramcalc.errors import BadInputError, MissingError, UnavailableError
 
 
 class ByteSource(Protocol):
@@ -32,7 +32,7 @@ class ByteSource(Protocol):
         ...
 
 
-OpenSibling = Callable[[str], ByteSource]  # a file's name to the file beside the one at hand; raises UnavailableError
+OpenSibling = Callable[[str], ByteSource]  # a file's name to the file beside the one at hand; raises MissingError
 
 
 class FileSource:
@@ -68,7 +68,8 @@ class FileSource:
 
 def _unreadable(path: Path, error: OSError | ValueError) -> UnavailableError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return UnavailableError(f"{path} cannot be read: {reason}", "check the path and its permissions")
+    kind = MissingError if isinstance(error, FileNotFoundError) else UnavailableError
+    return kind(f"{path} cannot be read: {reason}", "check the path and its permissions")
 
 
 def _kind(mode: int) -> str:

@@ -91,6 +91,9 @@ def _facts(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect, whe
     if dtype is None:
         facts["notes"] += ["Its config.json states no dtype; bf16 is taken."]
     facts |= {"head": "tied" if tied else "separate", "dtype": dtype or "bf16"}
+    if dialect.active_leaves_out is not None:
+        counted = "as the publisher of the family counts"
+        facts["active"] = {"leaves_out": dialect.active_leaves_out, "source": counted}
     keys.ignore("quantization_config")
     keys.check_all_known(dialect.harmless)
     if envelope is not None:

@@ -12,7 +12,7 @@ from math import prod
 
 from msgspec import Struct
 
-from vramcalc.errors import BadInputError, UnavailableError
+from vramcalc.errors import BadInputError, MissingError
 from vramcalc.sources._cursor import Cursor
 from vramcalc.sources._gguf_types import ARRAY, REMOVED_TYPES, TENSOR_TYPES, TEXT, VALUE_CODES, VALUE_NAMES
 from vramcalc.sources.byte_source import ByteSource, OpenSibling
@@ -98,9 +98,7 @@ def read_gguf_set(source: ByteSource, open_sibling: OpenSibling) -> ModelFile:
     for number, name in enumerate(names, 1):
         part = _Part(name, source.n_bytes, read_gguf(source)) if name == own else _sibling(name, open_sibling)
         if number == 1 and part.header is None:
-            raise UnavailableError(
-                f"{name} is missing, the first of {len(names)} parts", "fetch all parts into one folder"
-            )
+            raise MissingError(f"{name} is missing, the first of {len(names)} parts", "fetch all parts into one folder")
         _check_part(part, number, len(names))
         parts.append(part)
     return _joined(source.name, parts)
@@ -120,7 +118,7 @@ def parts_beside(name: str) -> tuple[str, ...]:
 def _sibling(name: str, open_sibling: OpenSibling) -> _Part:
     try:
         source = open_sibling(name)
-    except UnavailableError:
+    except MissingError:
         return _Part(name, None, None)
     return _Part(name, source.n_bytes, read_gguf(source))
 

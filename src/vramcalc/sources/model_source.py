@@ -53,6 +53,8 @@ class ModelSource(Struct, frozen=True, kw_only=True):
     def names(self) -> Iterator[str]:
         """Yield what the source calls itself, the surest first."""
         keys = {} if self.file is None else self.file.keys
+        if self.spec is not None:
+            yield from (*self.spec.hf_ids, *self.spec.ollama_tags)
         if self.spec is not None and self.spec.stored is None:
             yield self.spec.id
         basename, size = keys.get("general.basename"), keys.get("general.size_label")

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from msgspec import Meta, MsgspecError, Struct
 from msgspec.json import Decoder
 
-from vramcalc.errors import BadInputError, UnavailableError
+from vramcalc.errors import BadInputError, MissingError
 from vramcalc.sources.byte_source import ByteSource, OpenSibling
 from vramcalc.specs.file import FilePart, FileTensor, ModelFile
 
@@ -132,11 +132,11 @@ def read_safetensors_set(
     """
     parts, held = [], dict[str, str]()
     tensors: list[FileTensor] = []
-    missing: UnavailableError | None = None
+    missing: MissingError | None = None
     for file in sorted(files):
         try:
             source = open_file(file)
-        except UnavailableError as error:
+        except MissingError as error:
             missing = missing or error
             parts.append(FilePart(file, None, 0, is_missing=True))
             continue

@@ -35,6 +35,7 @@ from vramcalc.specs.layers import (
 )
 
 __all__ = [
+    "ActiveFact",
     "Attention",
     "BidirectionalAttention",
     "ChunkedAttention",
@@ -227,18 +228,28 @@ class CountFact(Spec):
     source: str
 
 
+class ActiveFact(Spec):
+    """The number of parameters per token that the publisher prints, and what it leaves out; publishers differ."""
+
+    printed: str | None = Field(default=None, pattern=r"^\d+(\.\d+)?B$")
+    leaves_out: tuple[Role, ...] = ()  # where the publisher does not say: what brings our count to the printed one
+    source: str
+
+
 class ModelSpec(Spec):
     """A model as published: facts only, no engine's view of it."""
 
     id: str
     name: str
     family: str
+    gguf_architecture: str | None = None  # general.architecture of its GGUF
     hf_ids: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     ollama_tags: tuple[str, ...] = ()
     ollama_format: str | None = None  # what the plain tag holds, where known
     advertised: str | None = None  # the size the publisher prints: "8B", "30B-A3B"
     parameters: CountFact
+    active: ActiveFact | None = None  # models with experts alone
     context: PositiveInt  # trained, tokens
     license: str
     released: str = Field(pattern=r"^(\d{4}-\d{2}(-\d{2})?|unknown)$")
@@ -278,6 +289,12 @@ class ModelSpec(Spec):
                     msg = f"stored: {group.name} is in layers beyond the {n_layers} there are"
                     raise ValueError(msg)
         return self
+
+    @property
+    def ollama_tag(self) -> str | None:
+        """Return the tag to type: one that names a size where there is one, as ``latest`` moves on."""
+        sized = [tag for tag in self.ollama_tags if not tag.endswith(":latest")]
+        return next(iter((*sized, *self.ollama_tags)), None)
 
     @property
     def is_encoder(self) -> bool:

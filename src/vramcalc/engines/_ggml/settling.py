@@ -75,16 +75,21 @@ def uses_flash_attention(model: ModelSpec, gpus: tuple[GpuSpec, ...], workload: 
     """Return whether flash attention is on: as asked, else where every card and every head has a kernel."""
     if workload.flash_attention is not None:
         return workload.flash_attention
+    return cards_have_flash_attention(gpus) and all(
+        kind.attention.head_dim in _FLASH_HEAD_DIMS
+        for kind in model.layers.kinds.values()
+        if isinstance(kind.attention, GroupedQueryAttention)
+    )
+
+
+def cards_have_flash_attention(gpus: tuple[GpuSpec, ...]) -> bool:
+    """Return whether every CUDA card is of a generation with kernels for flash attention."""
     for gpu in gpus:
         if gpu.compute_capability is not None:
             major, minor = (int(part) for part in gpu.compute_capability.split("."))
             if (major, minor) < _OLDEST_FLASH_CARD or (major, minor) == _CARD_WITHOUT_FLASH:
                 return False
-    return all(
-        kind.attention.head_dim in _FLASH_HEAD_DIMS
-        for kind in model.layers.kinds.values()
-        if isinstance(kind.attention, GroupedQueryAttention)
-    )
+    return True
 
 
 def make_run(model: ModelSpec, gpus: tuple[GpuSpec, ...], workload: Workload) -> Run:
