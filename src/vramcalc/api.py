@@ -20,6 +20,7 @@ from vramcalc.solvers.advice import find_advice
 from vramcalc.solvers.limits import find_limits
 from vramcalc.sources.machines import resolve_cards
 from vramcalc.sources.registry import gpu_registry, model_registry
+from vramcalc.specs.companions import Companions, Draft
 from vramcalc.specs.gpu import GpuSpec, OperatingSystem
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec
@@ -52,6 +53,10 @@ class Request(Struct, frozen=True, kw_only=True):
     os: OperatingSystem = "linux"
     kv_type: str | None = None
     environment: Sequence[str] = ()  # NAME=VALUE
+    mmproj: str | None = None
+    draft: str | None = None
+    draft_quant: str | None = None
+    adapters: Sequence[str] = ()
     workload: Workload = field(default_factory=Workload)
     registries: Sequence[Path] = ()
 
@@ -105,6 +110,9 @@ def answer(request: Request) -> Report:
     """
     workload = _checked(request)
     model = load_model(request.model, request.registries)
+    if workload.n_context == 0:  # as llama.cpp reads it: what the model was trained for, and no less
+        workload = replace(workload, n_context=model.context)
+    companions = _companions(request)
     cards = gpu_registry(request.registries)
     estimates = []
     for text in request.gpus:
@@ -117,7 +125,7 @@ def answer(request: Request) -> Report:
             reserve_bytes=0 if request.reserve is None else _bytes("--reserve", request.reserve),
         )
         combinations = _combinations(request, model, machine, workload)
-        estimates += [_estimate(asked, found.notes) for asked in combinations]
+        estimates += [_estimate(replace(asked, companions=companions), found.notes) for asked in combinations]
     refusals = [e.refusal for e in estimates if e.refusal]
     if refusals and len(refusals) == len(estimates):
         raise UsageError(refusals[0].reason, refusals[0].advice)
@@ -240,7 +248,7 @@ def _combinations(request: Request, model: ModelSpec, machine: Machine, workload
 
 def _estimate(asked: Asked, notes: Sequence[str]) -> EstimateReport:
     known = (*notes, *asked.model.notes)
-    setup = Setup(asked.model, asked.machine, asked.weight_format, asked.version)
+    setup = Setup(asked.model, asked.machine, asked.weight_format, asked.version, asked.companions)
     try:
         engine = bind_engine(asked.engine, setup)
         outcome = estimate_outcome(engine, asked.machine, asked.workload)
@@ -267,7 +275,7 @@ def _checked(request: Request) -> Workload:
     if not request.engines:
         raise UsageError("no engine was named", f"the engines are {', '.join(ENGINE_NAMES)}")
     positive = {
-        "--context": w.n_context,
+        "--context": w.n_context or 1,  # 0 is the trained one
         "--parallel": w.n_sequences,
         "--slots": w.n_slots,
         "--step-tokens": w.step_tokens,
@@ -281,7 +289,13 @@ def _checked(request: Request) -> Workload:
     for option, value in positive.items():
         if value is not None and value < 1:
             raise UsageError(f"{option} is {value}, which leaves nothing to estimate", "give 1 or more")
-    for option, value in {"--gpu-layers": w.gpu_layers, "--cpu-moe": w.cpu_moe}.items():
+    not_negative = {
+        "--gpu-layers": w.gpu_layers,
+        "--cpu-moe": w.cpu_moe,
+        "--main-gpu": w.main_gpu,
+        "--draft-gpu-layers": w.draft_gpu_layers,
+    }
+    for option, value in not_negative.items():
         if value is not None and value < 0:
             raise UsageError(f"{option} is {value}", "give 0 or more")
     if w.memory_share is not None and not 0 < w.memory_share <= 1:
@@ -290,6 +304,20 @@ def _checked(request: Request) -> Workload:
         return w
     k, _, v = request.kv_type.strip().lower().partition("/")
     return replace(w, k_format=k, v_format=v or k)
+
+
+def _companions(request: Request) -> Companions:
+    """Return what is to be loaded beside the model."""
+    if request.draft is None and request.mmproj is None and not request.adapters:
+        return Companions()
+    from vramcalc.sources.adapters import resolve_adapter  # noqa: PLC0415 - start-up
+
+    draft = None
+    if request.draft is not None:
+        quant = request.draft_quant
+        draft = Draft(load_model(request.draft, request.registries), None if quant is None else quant.strip().lower())
+    projector = None if request.mmproj is None else request.mmproj.strip().lower()
+    return Companions(draft, projector, tuple(resolve_adapter(text) for text in request.adapters))
 
 
 def _variables(texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -95,7 +95,8 @@ def _verdict(
     if host_capacity is not None:
         room = max(0, host_capacity - HOST_RESERVE_BYTES)
         if host.n_bytes > room:
-            mapped = host.of_component(Component.WEIGHTS).n_bytes if engine.maps_weights else 0
+            is_mapped = engine.maps_weights and proposal.workload.mmap and not proposal.workload.mlock
+            mapped = host.of_component(Component.WEIGHTS).n_bytes if is_mapped else 0
             return "streams_from_disk" if host.n_bytes - mapped <= room else "does_not_fit"
     if proposal.placement.offloads or proposal.workload.cpu_offload_bytes:
         return "offloads"

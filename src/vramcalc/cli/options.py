@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
@@ -71,6 +72,27 @@ class RequestOptions:
     flash_attention: Annotated[bool | None, Option("--flash-attention/--no-flash-attention")] = None
     kv_unified: Annotated[bool | None, Option("--kv-unified/--no-kv-unified", help="One pool for all slots.")] = None
     swa_full: Annotated[bool, Option("--swa-full", help="llama.cpp: sliding-window layers cache everything.")] = False
+    override: Annotated[
+        list[str],
+        Option(help="llama.cpp: tensors by role or name pattern to a device: mlp=host, 'ffn_up=gpu1'; repeatable."),
+    ] = ()  # type: ignore[assignment]
+    tensor_split: Annotated[str | None, Option("--tensor-split", "-ts", help="llama.cpp: GPUs' shares: 3,1.")] = None
+    split_mode: Annotated[str | None, Option("--split-mode", "-sm", help="llama.cpp: layer or none.")] = None
+    main_gpu: Annotated[int | None, Option("--main-gpu", "-mg", help="llama.cpp: the GPU of split mode none.")] = None
+    kv_offload: Annotated[bool, Option("--kv-offload/--no-kv-offload", help="llama.cpp: the cache on GPUs.")] = True
+    op_offload: Annotated[
+        bool, Option("--op-offload/--no-op-offload", help="llama.cpp: GPUs compute large batches of host weights.")
+    ] = True
+    mmap: Annotated[bool, Option("--mmap/--no-mmap", help="llama.cpp: host weights are mapped from the file.")] = True
+    mlock: Annotated[bool, Option("--mlock", help="llama.cpp: host weights stay in memory.")] = False
+    repack: Annotated[bool, Option("--repack/--no-repack", help="llama.cpp: rearrange CPU weights.")] = True
+    mmproj: Annotated[str | None, Option(help="llama.cpp: load the vision tower, as f16, bf16, q8_0 or f32.")] = None
+    draft: Annotated[str | None, Option("--draft", "-md", help="llama.cpp: a draft model, named as --model.")] = None
+    draft_quant: Annotated[str | None, Option(help="llama.cpp: the draft model's weight format.")] = None
+    draft_gpu_layers: Annotated[
+        int | None, Option("--draft-gpu-layers", "-ngld", help="llama.cpp: the draft model's layers on GPUs.")
+    ] = None
+    lora: Annotated[list[str], Option(help="llama.cpp: an adapter: rank=16, or the folder of one; repeatable.")] = ()  # type: ignore[assignment]
     env: Annotated[
         list[str], Option("--env", help="Ollama: a variable of its server, e.g. OLLAMA_SCHED_SPREAD=1; repeatable.")
     ] = ()  # type: ignore[assignment]
@@ -96,6 +118,10 @@ class RequestOptions:
             os=self.os.value,
             kv_type=self.kv_type,
             environment=self.env,
+            mmproj=self.mmproj,
+            draft=self.draft,
+            draft_quant=self.draft_quant,
+            adapters=self.lora,
             registries=self.registry,
             workload=Workload(
                 n_context=_count("--context", self.context),
@@ -116,6 +142,16 @@ class RequestOptions:
                 flash_attention=self.flash_attention,
                 kv_unified=self.kv_unified,
                 swa_full=self.swa_full,
+                overrides=tuple(self.override),
+                tensor_split=_shares(self.tensor_split),
+                split_mode=self.split_mode,
+                main_gpu=self.main_gpu,
+                kv_offload=self.kv_offload,
+                op_offload=self.op_offload,
+                mmap=self.mmap,
+                mlock=self.mlock,
+                repack=self.repack,
+                draft_gpu_layers=self.draft_gpu_layers,
             ),
         )
 
@@ -161,6 +197,18 @@ def _size(option: str, text: str | None) -> int | None:
         return None if text is None else int(text) if text.isdecimal() else parse_bytes(text)
     except ValueError as error:
         raise UsageError(f"{option}: {error}", "GB is 10^9 bytes and GiB 2^30") from error
+
+
+def _shares(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        shares = tuple(float(part) for part in text.replace("/", ",").split(","))
+    except ValueError:
+        shares = ()
+    if not shares or any(not math.isfinite(share) or share < 0 for share in shares):
+        raise UsageError(f"--tensor-split {text!r} is no list of shares", "write e.g. 3,1")
+    return shares
 
 
 def _share(value: float | None) -> Fraction | None:

@@ -26,6 +26,7 @@ from vramcalc.reports.schema import (
     WorkloadReport,
 )
 from vramcalc.solvers.limits import Limits
+from vramcalc.specs.companions import Companions
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec, MoeMlp
 from vramcalc.specs.placement import Placement
@@ -42,6 +43,7 @@ class Asked(Struct, frozen=True):
     version: str | None
     weight_format: str | None
     workload: Workload
+    companions: Companions = Companions()
 
 
 def freeze_refusal(asked: Asked, version: str, reason: str, advice: str, notes: Iterable[str]) -> EstimateReport:
@@ -147,6 +149,16 @@ def freeze_workload(settled: Workload, asked: Workload) -> WorkloadReport:
         n_slots=settled.n_slots,
         kv_unified=settled.kv_unified,
         swa_full=settled.swa_full,
+        overrides=settled.overrides,
+        tensor_split=settled.tensor_split,
+        split_mode=settled.split_mode,
+        main_gpu=settled.main_gpu,
+        kv_offload=settled.kv_offload,
+        op_offload=settled.op_offload,
+        mmap=settled.mmap,
+        mlock=settled.mlock,
+        repack=settled.repack,
+        draft_gpu_layers=settled.draft_gpu_layers,
         gpu_layers=settled.gpu_layers,
         cpu_moe=settled.cpu_moe,
         k_format=settled.k_format,

@@ -5,6 +5,8 @@ Source: llama.cpp 0c1e570, src/models/mamba.cpp, granite-hybrid.cpp, qwen3next.c
 
 from collections.abc import Iterator
 
+from vramcalc.engines._ggml.meter import Meter
+from vramcalc.engines._ggml.run import Run
 from vramcalc.errors import RefusedError
 from vramcalc.specs.model import (
     FullAttention,
@@ -27,6 +29,10 @@ HANDLES = frozenset(  # of ModelSpec.features(); ``refuse_unknown`` looks closer
         "recurrent state",
     }
 )
+
+
+_LEAST_NODES, _NODES_PER_TENSOR = 1024, 8
+_TABLE_SIZES = (1031, 2053, 4099, 8209, 16_411, 32_771, 65_537, 131_101)  # primes after powers of two
 
 
 def refuse_unknown(model: ModelSpec, engine: str) -> None:
@@ -72,3 +78,20 @@ def _beyond_gates(kind: LayerKind, *, is_delta: bool) -> Iterator[str]:
             yield "gated attention output without gated delta nets"
         elif attention.output_gate != expected:
             yield "attention without an output gate beside gated delta nets"
+
+
+def check_graph(meter: Meter, run: Run) -> None:
+    """Raise ``RefusedError`` where the graph outgrows the scheduler's table, at which the engine aborts.
+
+    Source: llama.cpp 0c1e570, src/llama-context.cpp (graph_max_nodes) and ggml/src/ggml.c (ggml_hash_size).
+    """
+    is_quantised = run.k_format.block_elements > 1 and run.v_format.block_elements > 1
+    if not is_quantised or run.n_streams == 1 or any(isinstance(kind.mixer, GatedDelta) for kind in meter.order):
+        return
+    wanted = max(_LEAST_NODES, _NODES_PER_TENSOR * meter.weights.n_tensors)
+    if meter.count_nodes(run) > next(size for size in _TABLE_SIZES if size >= wanted):
+        raise RefusedError(
+            f"llama.cpp aborts: {meter.model.name} with a quantised cache in {run.n_streams} streams needs a larger "
+            f"graph than it makes room for",
+            "keep the cache in f16, or take one pool for all slots: --kv-unified",
+        )
