@@ -76,6 +76,7 @@ class Builder(Struct):
     layer: PlacedLayer | None = None
     shared: dict[int, list[Tensor]] = field(default_factory=dict)
     state_ids: tuple[Tensor, Tensor] | None = None
+    turns: bool = True  # queries and keys, by their position
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         """Return the normalised and scaled tensor; a layer norm writes elsewhere and has a bias."""

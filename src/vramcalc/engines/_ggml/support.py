@@ -22,6 +22,7 @@ from vramcalc.specs.model import (
 
 HANDLES = frozenset(  # of ModelSpec.features(); ``refuse_unknown`` looks closer
     {
+        "experts without gate",
         "gated attention output",
         "gated shared experts",
         "layers without MLP",
@@ -48,24 +49,33 @@ def refuse_unknown(model: ModelSpec, engine: str) -> None:
 
 def _beyond(kind: LayerKind, kinds: tuple[LayerKind, ...]) -> Iterator[str]:
     yield from _beyond_mixing(kind, is_hybrid=any(other.mixer is not None for other in kinds))
-    if isinstance(kind.mlp, NoMlp) and not all(isinstance(other.mlp, NoMlp) for other in kinds):
+    if isinstance(kind.mlp, NoMlp) and not all(isinstance(other.mlp, NoMlp) for other in kinds) and not _splits(kinds):
         yield "layers without MLP beside others with one"
     yield from _beyond_gates(kind, is_delta=any(isinstance(other.mixer, GatedDelta) for other in kinds))
+
+
+def _splits(kinds: tuple[LayerKind, ...]) -> bool:
+    """Return whether every layer is one part alone: attention, mixer or MLP."""
+    parts = (
+        (not isinstance(k.attention, NoAttention), k.mixer is not None, not isinstance(k.mlp, NoMlp)) for k in kinds
+    )
+    return all(sum(present) == 1 for present in parts)
 
 
 def _beyond_mixing(kind: LayerKind, *, is_hybrid: bool) -> Iterator[str]:
     attention, mixer = kind.attention, kind.mixer
     if mixer is None:
         if isinstance(attention, NoAttention):
-            yield "layers of an MLP alone"
+            if not is_hybrid or not isinstance(kind.mlp, MoeMlp):
+                yield "layers of an MLP alone"
         elif is_hybrid and not isinstance(attention, FullAttention):
             yield f"{attention.kind} attention beside recurrent layers"
-    elif not isinstance(attention, NoAttention):
-        yield "attention and a recurrent mixer in one layer"
+    elif not isinstance(attention, NoAttention) and not isinstance(mixer, Mamba2):
+        yield f"attention and a {mixer.kind} mixer in one layer"
     elif not isinstance(mixer, Mamba2 | GatedDelta):
         yield f"{mixer.kind} layers"
-    elif isinstance(mixer, Mamba2) and (mixer.bias or not mixer.conv_bias or not mixer.norm):
-        yield "mamba2 layers with a bias of their own, or without a norm"
+    elif isinstance(mixer, Mamba2) and (mixer.bias or not mixer.conv_bias):
+        yield "mamba2 layers with a bias of their own"
 
 
 def _beyond_gates(kind: LayerKind, *, is_delta: bool) -> Iterator[str]:
