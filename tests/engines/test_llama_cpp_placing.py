@@ -169,12 +169,12 @@ def test_what_cannot_be_followed_is_refused(workload: dict[str, Any], fact: str)
 
 def test_a_graph_too_large_for_the_scheduler_is_refused() -> None:
     phi = engine("Phi-4", "q4_k_m")
-    quantised = {"n_context": 2048, "k_format": "q8_0", "v_format": "q8_0"}
+    quantised: dict[str, Any] = {"n_context": 2048, "k_format": "q8_0", "v_format": "q8_0"}
 
-    with pytest.raises(RefusedError, match="llama.cpp aborts"):
+    with pytest.raises(RefusedError, match="aborts"):
         phi.propose(Workload(**quantised, n_slots=4, kv_unified=False))
-    for accepted in ({"n_slots": 4, "kv_unified": True}, {"n_slots": 1}):
-        assert phi.propose(Workload(**quantised, **accepted))
+    assert phi.propose(Workload(**quantised, n_slots=4, kv_unified=True))
+    assert phi.propose(Workload(**quantised, n_slots=1))
     assert phi.propose(Workload(n_context=2048, k_format="q8_0", v_format="f16", n_slots=4, kv_unified=False))
 
 
