@@ -19,6 +19,7 @@ from vramcalc.solvers.advice import find_advice
 from vramcalc.solvers.limits import find_limits
 from vramcalc.sources.machines import resolve_cards
 from vramcalc.sources.registry import Registry, gpu_registry, model_registry
+from vramcalc.specs.companions import Companions, Draft
 from vramcalc.specs.gpu import GpuSpec, OperatingSystem
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec
@@ -55,6 +56,10 @@ class Request(Struct, frozen=True, kw_only=True):
     os: OperatingSystem = "linux"
     kv_type: str | None = None
     environment: Sequence[str] = ()  # NAME=VALUE
+    mmproj: str | None = None
+    draft: str | None = None
+    draft_quant: str | None = None
+    adapters: Sequence[str] = ()
     workload: Workload = field(default_factory=Workload)
     registries: Sequence[Path] = ()
 
@@ -314,6 +319,9 @@ def read_questions(request: Request, names: Names | None = None) -> Iterator[tup
     workload = checked_workload(request)
     names = names or Names.of(request.registries)
     model = _resolve_model(request.model, names.models)
+    if workload.n_context == 0:  # as llama.cpp reads it: what the model was trained for, and no less
+        workload = replace(workload, n_context=model.context)
+    companions = _companions(request, names.models)
     own = model.stored.format if model.stored else None
     for text in request.gpus:
         found = resolve_cards(text, names.cards)
@@ -323,7 +331,8 @@ def read_questions(request: Request, names: Names | None = None) -> Iterator[tup
             settings = with_environment(name, workload, _variables(request.environment))
             for quant in request.quants or (None,):
                 weight_format = own if quant is None else quant.strip().lower()
-                yield Asked(model, machine, name, version, weight_format, settings), found.notes
+                asked = Asked(model, machine, name, version, weight_format, settings, companions)
+                yield asked, found.notes
 
 
 def machine_of(request: Request, gpus: tuple[GpuSpec, ...]) -> Machine:
@@ -366,7 +375,7 @@ def checked_workload(request: Request) -> Workload:
     if not request.engines:
         raise UsageError("no engine was named", f"the engines are {', '.join(ENGINE_NAMES)}")
     positive = {
-        "--context": w.n_context,
+        "--context": w.n_context or 1,  # 0 is the trained one
         "--parallel": w.n_sequences,
         "--slots": w.n_slots,
         "--step-tokens": w.step_tokens,
@@ -381,7 +390,13 @@ def checked_workload(request: Request) -> Workload:
     for option, value in positive.items():
         if value is not None and value < 1:
             raise UsageError(f"{option} is {value}, which leaves nothing to estimate", "give 1 or more")
-    for option, value in {"--gpu-layers": w.gpu_layers, "--cpu-moe": w.cpu_moe}.items():
+    not_negative = {
+        "--gpu-layers": w.gpu_layers,
+        "--cpu-moe": w.cpu_moe,
+        "--main-gpu": w.main_gpu,
+        "--draft-gpu-layers": w.draft_gpu_layers,
+    }
+    for option, value in not_negative.items():
         if value is not None and value < 0:
             raise UsageError(f"{option} is {value}", "give 0 or more")
     if w.memory_share is not None and not 0 < w.memory_share <= 1:
@@ -390,6 +405,20 @@ def checked_workload(request: Request) -> Workload:
         return w
     k, _, v = request.kv_type.strip().lower().partition("/")
     return replace(w, k_format=k, v_format=v or k)
+
+
+def _companions(request: Request, registry: Registry[ModelSpec]) -> Companions:
+    """Return what is to be loaded beside the model."""
+    if request.draft is None and request.mmproj is None and not request.adapters:
+        return Companions()
+    from vramcalc.sources.adapters import resolve_adapter  # noqa: PLC0415 - start-up
+
+    draft = None
+    if request.draft is not None:
+        quant = request.draft_quant
+        draft = Draft(_resolve_model(request.draft, registry), None if quant is None else quant.strip().lower())
+    projector = None if request.mmproj is None else request.mmproj.strip().lower()
+    return Companions(draft, projector, tuple(resolve_adapter(text) for text in request.adapters))
 
 
 def _variables(texts: Sequence[str]) -> list[tuple[str, str]]:
