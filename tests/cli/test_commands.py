@@ -116,6 +116,7 @@ def test_json_validates_and_adds_up(arguments: tuple[str, ...], schema: dict[str
     [
         pytest.param(("models", "list", "--json"), id="models"),
         pytest.param(("gpus", "search", "h100", "--json"), id="gpus"),
+        pytest.param(("detect", "--json"), id="this machine"),
         pytest.param(("explain", "-m", "qwen3-8b", "-g", "rtx3060", "--json"), id="explain"),
         pytest.param(("explain", "-m", "qwen3-8b", "--textbook", "--json"), id="textbook"),
         pytest.param(("explain", "weights", "-m", "qwen3-8b", "-q", "fp8", "--json"), id="weights"),

@@ -31,8 +31,15 @@ KINDS = (
     "a bigger GPU",
 )
 LARGER_SHARE = Fraction(95, 100)
-_CACHES = {"ollama": ("q8_0", "q4_0"), "llama.cpp": ("q8_0", "q4_0"), "vllm": ("fp8",)}
-_OTHER_ENGINES = {"ollama": ("llama.cpp", "vllm"), "llama.cpp": ("ollama", "vllm"), "vllm": ("ollama", "llama.cpp")}
+PAGED_ENGINES = ("vllm", "sglang", "tensorrt-llm")  # those that serve from a share of the card
+_CACHES = {"ollama": ("q8_0", "q4_0"), "llama.cpp": ("q8_0", "q4_0"), **dict.fromkeys(PAGED_ENGINES, ("fp8",))}
+_OTHER_ENGINES = {
+    "ollama": ("llama.cpp", "vllm"),
+    "llama.cpp": ("ollama", "vllm"),
+    "vllm": ("ollama", "llama.cpp"),
+    "sglang": ("vllm", "ollama", "llama.cpp"),
+    "tensorrt-llm": ("vllm", "ollama", "llama.cpp"),
+}
 _LEAST_STEP = 256
 _GPU_COUNTS = (2, 4, 8)
 
