@@ -215,7 +215,7 @@ def test_check(arguments: tuple[str, ...], code: int) -> None:
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "--gpu-layers", "-1"), "--gpu-layers is -1", "0 or more"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "--memory-share", "1.5"), "--memory-share is 1.5", "up to 1"),
         (("-m", "deepseek-r1-8b"), "no GPU was named", "--gpu rtx3060"),
-        (("-m", "deepseek-r1-8b", "-g", "local"), "not built in yet", "vramcalc gpus"),
+        (("-m", "deepseek-r1-8b", "-g", "2xlocal"), "counts this machine's own cards", "write local"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "-e", "vllm", "-q", "q4_k_m"), "GGUF", "--engine"),
     ],
 )

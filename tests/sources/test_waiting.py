@@ -24,7 +24,9 @@ def waited(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, shown_after_s: 
     waiting.n_bytes = 3 << 20
 
     def inner() -> int:
-        time.sleep(0.25)
+        ends = time.monotonic() + (5 if stream.isatty() and shown_after_s < 1 else 0.25)
+        while time.monotonic() < ends and "reading" not in stream.getvalue():
+            time.sleep(0.02)
         return 7
 
     assert waiting.run(lambda: waiting.run(inner)) == 7

@@ -79,6 +79,7 @@ class Waiting:
         if self._is_shown or not sys.stderr.isatty():  # shown already: several requests of one wait
             yield lambda: None
             return
+        self._is_shown = True
         from rich.console import Console  # noqa: PLC0415 - only who waits at a terminal pays for it
 
         status = Console(stderr=True).status("")
@@ -88,7 +89,6 @@ class Waiting:
                 status.update(f"reading {self.name}: {format_bytes(self.n_bytes)}")
                 status.start()
 
-        self._is_shown = True
         try:
             yield redraw
         finally:
