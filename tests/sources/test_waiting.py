@@ -58,6 +58,6 @@ def test_time_is_over_for_all_requests_together() -> None:
     began = time.monotonic()
     waiting.run(lambda: time.sleep(0.1))
     with pytest.raises(UnavailableError, match=r"x was not read within 0\.2 s"):
-        waiting.run(lambda: time.sleep(0.5))
-    assert time.monotonic() - began < 0.4
+        waiting.run(lambda: time.sleep(20))
+    assert time.monotonic() - began < 5
     assert waiting.over

@@ -12,6 +12,7 @@ from vramcalc.reports.inspection import InspectionReport
 from vramcalc.reports.matrix import MatrixReport
 from vramcalc.reports.schema import ErrorReport, Report
 from vramcalc.reports.solution import SolveReport
+from vramcalc.reports.watching import WatchReport
 from vramcalc.reports.weights import WeightsReport
 
 _ANSWERS = (
@@ -24,6 +25,7 @@ _ANSWERS = (
     ValidationReport,
     InspectionReport,
     Detection,
+    WatchReport,
     ErrorReport,
 )
 
