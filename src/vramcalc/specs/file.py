@@ -19,7 +19,7 @@ class LongArray(Struct, frozen=True):
 Value = Scalar | tuple[int | float | bool, ...] | LongArray
 
 
-class FileTensor(Struct, frozen=True):
+class FileTensor(Struct, frozen=True, gc=False):
     """One tensor of a file.
 
     Shape:
