@@ -88,7 +88,7 @@ def estimate_outcome(engine: Engine, machine: Machine, workload: Workload) -> Ou
     ledger = engine.bill(proposal)
     balances = {
         device: Balance(
-            budget, ledger.on(device).inside_budget(), ledger.on(device).outside_budget(), machine.reserve_bytes
+            budget, ledger.on(device).inside_budget(), ledger.on(device).outside_budget(), machine.reserve_on(device)
         )
         for device, budget in engine.budgets(proposal).items()
     }

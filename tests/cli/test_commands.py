@@ -116,6 +116,7 @@ def test_json_validates_and_adds_up(arguments: tuple[str, ...], schema: dict[str
     [
         pytest.param(("models", "list", "--json"), id="models"),
         pytest.param(("gpus", "search", "h100", "--json"), id="gpus"),
+        pytest.param(("detect", "--json"), id="this machine"),
         pytest.param(("explain", "-m", "qwen3-8b", "-g", "rtx3060", "--json"), id="explain"),
         pytest.param(("explain", "-m", "qwen3-8b", "--textbook", "--json"), id="textbook"),
         pytest.param(("explain", "weights", "-m", "qwen3-8b", "-q", "fp8", "--json"), id="weights"),
@@ -214,7 +215,7 @@ def test_check(arguments: tuple[str, ...], code: int) -> None:
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "--gpu-layers", "-1"), "--gpu-layers is -1", "0 or more"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "--memory-share", "1.5"), "--memory-share is 1.5", "up to 1"),
         (("-m", "deepseek-r1-8b"), "no GPU was named", "--gpu rtx3060"),
-        (("-m", "deepseek-r1-8b", "-g", "local"), "not built in yet", "vramcalc gpus"),
+        (("-m", "deepseek-r1-8b", "-g", "2xlocal"), "counts this machine's own cards", "write local"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "-e", "vllm", "-q", "q4_k_m"), "GGUF", "--engine"),
     ],
 )

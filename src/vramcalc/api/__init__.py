@@ -10,14 +10,14 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from vramcalc.engines import ENGINE_NAMES, parse_engine, with_environment
-from vramcalc.errors import BadInputError, RefusedError, UsageError
+from vramcalc.errors import BadInputError, RefusedError, UnavailableError, UsageError
 from vramcalc.estimation import Asked, estimate_outcome
 from vramcalc.formulas.inventory import n_parameters
 from vramcalc.reports.freeze import freeze_outcome, freeze_refusal
 from vramcalc.reports.schema import SCHEMA_VERSION, EstimateReport, Report
 from vramcalc.solvers.advice import find_advice
 from vramcalc.solvers.limits import find_limits
-from vramcalc.sources.machines import resolve_cards
+from vramcalc.sources.machines import Cards, resolve_cards
 from vramcalc.sources.registry import Registry, gpu_registry, model_registry
 from vramcalc.specs.companions import Companions, Draft
 from vramcalc.specs.gpu import GpuSpec, OperatingSystem
@@ -325,7 +325,7 @@ def read_questions(request: Request, names: Names | None = None) -> Iterator[tup
     own = model.stored.format if model.stored else None
     for text in request.gpus:
         found = resolve_cards(text, names.cards)
-        machine = machine_of(request, found.gpus)
+        machine = machine_of(request, found.gpus, found)
         for engine in request.engines:
             name, version = parse_engine(engine)
             settings = with_environment(name, workload, _variables(request.environment))
@@ -335,15 +335,31 @@ def read_questions(request: Request, names: Names | None = None) -> Iterator[tup
                 yield asked, found.notes
 
 
-def machine_of(request: Request, gpus: tuple[GpuSpec, ...]) -> Machine:
-    """Return the machine of a request with these cards. Raises ``UsageError`` for what is no amount of memory."""
+def machine_of(request: Request, gpus: tuple[GpuSpec, ...], found: Cards | None = None) -> Machine:
+    """Return the machine of a request with these cards; ``found`` says more of them where they are this machine's.
+
+    Raises ``UsageError`` for what is no amount of memory, ``UnavailableError`` for memory that cannot be read.
+    """
+    used = found.used_bytes if found is not None and request.reserve is None else ()
     return Machine(
         gpus=gpus,
         nodes=request.nodes,
-        host_memory_bytes=None if request.ram is None else _bytes("--ram", request.ram),
-        os=_system(request.os, gpus),
-        reserve_bytes=0 if request.reserve is None else _bytes("--reserve", request.reserve),
+        host_memory_bytes=_host_memory(request.ram),
+        os=_system((found and found.os) or request.os, gpus),
+        reserve_bytes=max(used, default=0) if request.reserve is None else _bytes("--reserve", request.reserve),
+        reserves=used,
     )
+
+
+def _host_memory(ram: str | None) -> int | None:
+    if ram is None or ram.strip().lower() != "local":
+        return None if ram is None else _bytes("--ram", ram)
+    from vramcalc.sources.this_machine import read_host_memory  # noqa: PLC0415 - start-up
+
+    total, _ = read_host_memory()
+    if total is None:
+        raise UnavailableError("this machine's memory cannot be read", "pip install psutil, or give it: --ram 64GB")
+    return total
 
 
 def freeze_estimate(asked: Asked, notes: Sequence[str]) -> EstimateReport:

@@ -71,13 +71,17 @@ class RequestOptions:
     """What is asked."""
 
     model: Annotated[
-        str, Option("--model", "-m", help="Registry id, alias, Hugging Face id, Ollama tag, or a config.json.")
+        str,
+        Option(
+            "--model", "-m", help="Registry id, alias, tag, file, folder, hf:org/name, ollama:tag, https://....gguf."
+        ),
     ]
     gpu: Annotated[
-        list[str], Option("--gpu", "-g", help="rtx3060, 2xrtx4090, rtx4090+rtx3060 or 11776MiB; repeat to compare.")
+        list[str],
+        Option("--gpu", "-g", help="rtx3060, 2xrtx4090, rtx4090+rtx3060, 11776MiB, local; repeat to compare."),
     ] = ()  # type: ignore[assignment]
     nodes: Annotated[int, Option(help="Machines of that kind.")] = 1
-    ram: Annotated[str | None, Option(help="Host memory of one machine, e.g. 64GB.")] = None
+    ram: Annotated[str | None, Option(help="Host memory of one machine: 64GB, local.")] = None
     engine: Annotated[
         list[str],
         Option("--engine", "-e", help="ollama, llama.cpp, vllm, sglang, tensorrt-llm; vllm@0.19 pins a version."),

@@ -167,7 +167,7 @@ class SgLang:
         for device in self._machine.device_names()[: parallel.n_ranks]:
             gpu = self._machine.gpu(device)
             taken = sum(line.n_bytes for line in billing.process_lines(gpu, ranks))
-            free.append(usable_memory(gpu, self._machine.os).n_bytes - self._machine.reserve_bytes - taken)
+            free.append(usable_memory(gpu, self._machine.os).n_bytes - self._machine.reserve_on(device) - taken)
         return max(0, int(min(free) * share))
 
     def _room(self, proposal: Proposal, stage: int) -> int:

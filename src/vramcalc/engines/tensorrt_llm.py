@@ -99,7 +99,7 @@ class TensorRtLlm:
         for device in self._machine.device_names():
             capacity = usable_memory(self._machine.gpu(device), self._machine.os)
             inside, beside = _peak(ledger, device)
-            left = max(0, capacity.n_bytes - self._machine.reserve_bytes - inside - beside)
+            left = max(0, capacity.n_bytes - self._machine.reserve_on(device) - inside - beside)
             why = f"what one step takes, and {float(share):g} of what it leaves of the card"
             budgets[device] = Budget(capacity.n_bytes, min(inside, capacity.n_bytes) + int(left * share), why)
         return budgets

@@ -6,11 +6,13 @@ from msgspec import json
 
 from vramcalc.reports.accuracy import ValidationReport
 from vramcalc.reports.catalogue import Catalogue
+from vramcalc.reports.detection import Detection
 from vramcalc.reports.explanation import TextbookReport
 from vramcalc.reports.inspection import InspectionReport
 from vramcalc.reports.matrix import MatrixReport
 from vramcalc.reports.schema import ErrorReport, Report
 from vramcalc.reports.solution import SolveReport
+from vramcalc.reports.watching import WatchReport
 from vramcalc.reports.weights import WeightsReport
 
 _ANSWERS = (
@@ -22,6 +24,8 @@ _ANSWERS = (
     WeightsReport,
     ValidationReport,
     InspectionReport,
+    Detection,
+    WatchReport,
     ErrorReport,
 )
 

@@ -138,7 +138,7 @@ class LlamaProcess:
 
     def _budget(self, device: str) -> Budget:
         capacity = usable_memory(self._machine.gpu(device), self._machine.os)
-        reserve = self._machine.reserve_bytes
+        reserve = self._machine.reserve_on(device)
         why = f"{capacity.why}, less the reserve" if reserve else capacity.why
         return Budget(capacity.n_bytes, max(0, capacity.n_bytes - reserve), why)
 
