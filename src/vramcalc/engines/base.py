@@ -11,6 +11,8 @@ from vramcalc.specs.model import ModelSpec
 from vramcalc.specs.placement import Placement
 from vramcalc.specs.workload import Workload
 
+ALLOCATOR_ROUNDING = "allocator_rounding"  # names, among a line's values, what an allocator adds to the weights
+
 
 class Setup(Struct, frozen=True):
     """What an engine is bound to; a format or version of None leaves the choice to it."""
@@ -47,6 +49,18 @@ class Pool(Struct, frozen=True, kw_only=True):
     max_concurrency: float
 
 
+class Readout(Struct, frozen=True):
+    """What a tool will show once the model is loaded: bytes, and the text as it prints it.
+
+    ``device`` is None for what it shows of all devices together.
+    """
+
+    tool: str
+    device: str | None
+    n_bytes: int
+    text: str
+
+
 class Engine(Protocol):
     """The forward steps of one runtime; pure."""
 
@@ -54,7 +68,11 @@ class Engine(Protocol):
     version: str  # the rule set in force, e.g. "0.33"
     weight_format: str
     margin_bytes: int  # what its own placement keeps free on each GPU before it moves layers off
-    maps_weights: bool  # weights in host memory are mapped from the file, so that more than fits can run
+
+    @property
+    def maps_weights(self) -> bool:
+        """Whether weights in host memory are mapped from the file, so that more than fits can run."""
+        ...
 
     def propose(self, workload: Workload) -> Proposal:
         """Fill in the defaults and place the model. Raises ``RefusedError`` for what the engine would refuse."""
@@ -70,6 +88,10 @@ class Engine(Protocol):
 
     def pool(self, proposal: Proposal, ledger: Ledger) -> Pool | None:
         """Return the paged KV pool, or None where the engine allocates the cache as asked."""
+        ...
+
+    def readouts(self, proposal: Proposal, ledger: Ledger) -> tuple[Readout, ...]:
+        """Return what the engine's own tools will show."""
         ...
 
     def command(self, proposal: Proposal) -> tuple[str, ...]:

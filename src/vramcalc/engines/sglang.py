@@ -17,7 +17,7 @@ from vramcalc.engines._serving.weights import host_line, loaded_bytes, stage_wei
 from vramcalc.engines._sglang import billing
 from vramcalc.engines._sglang.command import launch_command
 from vramcalc.engines._sglang.pool import Cells, most_requests
-from vramcalc.engines._sglang.proposing import HANDLES, fill_in, refuse_uncovered, write_notes
+from vramcalc.engines._sglang.proposing import HANDLES, fill_in, refuse_uncovered, share_out, write_notes
 from vramcalc.engines._sglang.rules import (
     FORMATS,
     RULE_SETS,
@@ -32,13 +32,14 @@ from vramcalc.engines._sglang.rules import (
     static_share,
     weight_layout,
 )
+from vramcalc.engines._vllm.billing import rounding_line
 from vramcalc.engines._vllm.fitted import StepShape
 from vramcalc.engines._vllm.formats import ChosenFormat
-from vramcalc.engines._vllm.parallel import Parallel, choose_parallel
+from vramcalc.engines._vllm.parallel import Parallel
 from vramcalc.engines._vllm.proposing import place, read_parallel
 from vramcalc.engines._vllm.rules import capability, is_multimodal
 from vramcalc.engines._vllm.weights import RankWeights
-from vramcalc.engines.base import Budget, Pool, Proposal, Setup
+from vramcalc.engines.base import Budget, Pool, Proposal, Readout, Setup
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.ledger import Ledger, Line
 from vramcalc.specs.gpu import GpuSpec
@@ -64,6 +65,7 @@ class SgLang:
 
     name = NAME
     margin_bytes = 0
+    context_step = 256
     maps_weights = False
 
     def __init__(self, setup: Setup, rules: RuleSet, chosen: ChosenFormat) -> None:
@@ -84,7 +86,7 @@ class SgLang:
     def propose(self, workload: Workload) -> Proposal:
         """Fill in the defaults and place the model. Raises ``RefusedError`` for what SGLang would refuse."""
         cache_format(FORMATS, self._card, self._chosen.dtype, workload)
-        parallel = choose_parallel(self._model, self._chosen.fmt, self._machine, workload)
+        parallel = share_out(self._model, self._chosen.fmt, self._machine, workload)
         usual = defaults(self._rules, self._card, parallel.tensor)
         settled = fill_in(self._model, self._machine, usual, workload, parallel)
         if settled.memory_share is None:
@@ -131,6 +133,11 @@ class SgLang:
             for device in self._machine.device_names()
         }
 
+    def readouts(self, proposal: Proposal, ledger: Ledger) -> tuple[Readout, ...]:
+        """Return nothing: it prints what it found in its log alone."""
+        del proposal, ledger
+        return ()
+
     def pool(self, proposal: Proposal, ledger: Ledger) -> Pool | None:
         """Return the token pool of the poorest rank, as ``max_total_num_tokens`` counts it."""
         del ledger  # the pool follows from weights and share alone
@@ -169,7 +176,7 @@ class SgLang:
         parallel, workload = read_parallel(proposal.placement), proposal.workload
         weights = loaded_bytes(self._stages(parallel)[stage])
         held = weights - min(workload.cpu_offload_bytes, weights) + self._vision_bytes
-        held += billing.growth_line(parallel.tensor).n_bytes
+        held += self._stages(parallel)[stage].rounding_bytes + billing.growth_line(parallel.tensor).n_bytes
         return self._static_bytes(workload, proposal) - held
 
     @cached_property
@@ -218,6 +225,7 @@ class SgLang:
             yield billing.state_line(cells, max(cells.state_slots(room), sequences * self._slots_per_request))
         if self._vision_bytes:
             yield billing.vision_line(self._vision_bytes)
+        yield rounding_line(weights)
         yield billing.growth_line(parallel.tensor)
         yield from billing.process_lines(gpu, parallel.tensor * parallel.pipeline)
         requests = most_requests(cells.tokens(room), context, workload.max_num_seqs)

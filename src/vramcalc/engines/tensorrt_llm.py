@@ -22,7 +22,7 @@ from vramcalc.engines._vllm.parallel import Parallel, choose_parallel
 from vramcalc.engines._vllm.proposing import place, read_parallel
 from vramcalc.engines._vllm.rules import capability
 from vramcalc.engines._vllm.weights import RankWeights
-from vramcalc.engines.base import Budget, Pool, Proposal, Setup
+from vramcalc.engines.base import Budget, Pool, Proposal, Readout, Setup
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.ledger import Component, Ledger, Line
 from vramcalc.specs.gpu import GpuSpec
@@ -48,6 +48,7 @@ class TensorRtLlm:
 
     name = NAME
     margin_bytes = 0
+    context_step = 256
     maps_weights = False
 
     def __init__(self, setup: Setup, rules: RuleSet, chosen: ChosenFormat) -> None:
@@ -102,6 +103,11 @@ class TensorRtLlm:
             why = f"what one step takes, and {float(share):g} of what it leaves of the card"
             budgets[device] = Budget(capacity.n_bytes, min(inside, capacity.n_bytes) + int(left * share), why)
         return budgets
+
+    def readouts(self, proposal: Proposal, ledger: Ledger) -> tuple[Readout, ...]:
+        """Return nothing: it prints what it found in its log alone."""
+        del proposal, ledger
+        return ()
 
     def pool(self, proposal: Proposal, ledger: Ledger) -> Pool | None:
         """Return the KV pool of the poorest rank; tokens are rounded up to whole blocks, as the engine prints them."""

@@ -62,6 +62,8 @@ class WorkloadReport(Struct, frozen=True):
     kv_cache_memory_bytes: int | None
     cpu_offload_bytes: int
     assumed: tuple[str, ...]
+    spread: bool = False
+    gpu_overhead_bytes: int = 0
 
 
 class GpuReport(Struct, frozen=True):
@@ -164,6 +166,15 @@ class SpeedReport(Struct, frozen=True):
     at_context: int
 
 
+class ReadoutReport(Struct, frozen=True):
+    """What a tool will show once the model is loaded; ``device`` is None for all devices together."""
+
+    tool: str
+    device: str | None
+    n_bytes: int
+    text: str
+
+
 class LineReport(Struct, frozen=True):
     """One line of the bill; ``formula`` over ``values`` gives ``n_bytes``."""
 
@@ -200,6 +211,7 @@ class EstimateReport(Struct, frozen=True):
     launch: tuple[str, ...]
     advice: tuple[str, ...]
     notes: tuple[str, ...]
+    readouts: tuple[ReadoutReport, ...] = ()
 
     @property
     def headroom_bytes(self) -> int | None:

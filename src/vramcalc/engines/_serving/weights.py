@@ -29,7 +29,7 @@ def stage_weights(
     """Return the weights of a rank for each pipeline stage, the rope tables in f32."""
     rules = WeightRules(
         model=model,
-        fmt=chosen.fmt,
+        storage=chosen.storage,
         dtype=chosen.dtype,
         card=capability(card),
         expert_multiple=layout.expert_multiple,

@@ -6,10 +6,11 @@ from msgspec.structs import replace
 
 from vramcalc.engines._serving.formats import needs_checkpoint
 from vramcalc.engines._sglang.rules import LEAST_CAPABILITY, Defaults, RuleSet, has_windowed_pool
-from vramcalc.engines._vllm.parallel import Parallel
+from vramcalc.engines._vllm.parallel import Parallel, choose_parallel
 from vramcalc.engines._vllm.rules import capability
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
+from vramcalc.specs.formats import WeightFormat
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import GatedDelta, Mamba2, ModelSpec, NoAttention
 from vramcalc.specs.workload import Workload
@@ -55,6 +56,29 @@ def refuse_uncovered(model: ModelSpec, machine: Machine) -> None:
         f"{model.name} has {reason}, which is not modelled for SGLang",
         f"`vramcalc explain weights -m {model.id}` answers for its weights",
     )
+
+
+def share_out(model: ModelSpec, fmt: WeightFormat, machine: Machine, workload: Workload) -> Parallel:
+    """Return the parallel sizes. Replicas are whole, experts too: each takes GPUs of its own.
+
+    Source:
+        SGLang 0.5.23, srt/managers/data_parallel_controller.py, launch_dp_schedulers.
+    """
+    replicas = workload.data_parallel or 1
+    if replicas == 1 or not model.is_moe:
+        return choose_parallel(model, fmt, machine, workload)
+    alone = replace(workload, data_parallel=None)
+    if workload.tensor_parallel is None and workload.pipeline_parallel is None:
+        alone = replace(alone, tensor_parallel=max(1, min(len(machine.gpus), machine.n_gpus // replicas)))
+    chosen = choose_parallel(model, fmt, machine, alone)
+    needed = chosen.n_ranks * replicas
+    if needed > machine.n_gpus:
+        raise RefusedError(
+            f"{replicas} replicas of TP {chosen.tensor} x PP {chosen.pipeline} need {needed} GPUs; there are "
+            f"{machine.n_gpus}",
+            "lower a parallel size or add GPUs",
+        )
+    return replace(chosen, data=replicas)
 
 
 def fill_in(model: ModelSpec, machine: Machine, usual: Defaults, workload: Workload, parallel: Parallel) -> Workload:

@@ -87,5 +87,7 @@ def _notes(model: ModelSpec, machine: Machine, settled: Workload) -> Iterator[st
     yield "it starts with whatever its pool holds and shortens --max_seq_len to it"
     if any(window_of(kind.attention) is not None for kind in model.layers.kinds.values()):
         yield "windowed layers are taken to cache every token, as the 1.1 log of gpt-oss-120b shows"
+    if settled.k_format and settled.k_format.startswith("fp8"):
+        yield "an fp8 cache: the checkpoint's own, or `kv_cache_config: {dtype: fp8}` in the file given to --config"
     if settled.enforce_eager:
         yield "without CUDA graphs: `cuda_graph_config: null` in the file given to --config"
