@@ -18,7 +18,7 @@ from vramcalc.reports.schema import SCHEMA_VERSION, EstimateReport, Report
 from vramcalc.solvers.advice import find_advice
 from vramcalc.solvers.limits import find_limits
 from vramcalc.sources.machines import resolve_cards
-from vramcalc.sources.registry import gpu_registry, model_registry
+from vramcalc.sources.registry import Registry, gpu_registry, model_registry
 from vramcalc.specs.gpu import GpuSpec, OperatingSystem
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec
@@ -28,8 +28,9 @@ from vramcalc.units import parse_bytes, parse_count
 if TYPE_CHECKING:
     from vramcalc.reports.accuracy import ValidationReport
     from vramcalc.reports.catalogue import Catalogue
-    from vramcalc.reports.explanation import TextbookReport, WeightsReport
+    from vramcalc.reports.explanation import TextbookReport
     from vramcalc.reports.solution import SolveReport
+    from vramcalc.reports.weights import WeightsReport
     from vramcalc.validation import Comparison
 
 DEFAULT_ENGINES = ("ollama", "vllm")
@@ -157,6 +158,10 @@ def load_model(name: str, registries: Sequence[Path] = ()) -> ModelSpec:
 
     Raises ``UnknownNameError``, or ``BadInputError`` naming the key of a config.json that is not understood.
     """
+    return _resolve_model(name, model_registry(registries))
+
+
+def _resolve_model(name: str, registry: Registry[ModelSpec]) -> ModelSpec:
     if name.startswith(_SOURCE_PREFIXES) or name.endswith((".gguf", ".safetensors")):
         fact = f"{name}: reading weights files and hubs is not built in yet"
         raise UsageError(fact, "name a registry entry (`vramcalc models`) or the path of a config.json")
@@ -164,7 +169,7 @@ def load_model(name: str, registries: Sequence[Path] = ()) -> ModelSpec:
         from vramcalc.sources.config_json import read_config  # noqa: PLC0415 - start-up
 
         return read_config(Path(name))
-    return model_registry(registries).resolve(name)
+    return registry.resolve(name)
 
 
 def load_gpu(name: str, registries: Sequence[Path] = ()) -> GpuSpec:
@@ -205,7 +210,7 @@ def explain_textbook(request: Request) -> "TextbookReport":
 
 def explain_weights(request: Request) -> "WeightsReport":
     """Return a model's weights by role and storage type, in the first format asked for."""
-    from vramcalc.reports.explanation import weights_report  # noqa: PLC0415 - start-up
+    from vramcalc.reports.weights import weights_report  # noqa: PLC0415 - start-up
 
     model = load_model(request.model, request.registries)
     asked = next((q for q in request.quants if q), None)
@@ -257,16 +262,28 @@ def _advertised(model: ModelSpec) -> int:
     return round(float(match[1]) * {"B": 10**9, "M": 10**6}[match[2]]) if match else n_parameters(model)
 
 
-def read_questions(request: Request) -> Iterator[tuple[Asked, tuple[str, ...]]]:
+class Names(Struct, frozen=True):
+    """The registries behind the names of a request, for those who ask many."""
+
+    models: Registry[ModelSpec]
+    cards: Registry[GpuSpec]
+
+    @classmethod
+    def of(cls, registries: Sequence[Path]) -> "Names":
+        """Return our registries with these merged over them."""
+        return cls(model_registry(registries), gpu_registry(registries))
+
+
+def read_questions(request: Request, names: Names | None = None) -> Iterator[tuple[Asked, tuple[str, ...]]]:
     """Yield the questions of a request, one per GPU, engine and format, with what to know of the names.
 
     Raises ``UsageError`` for what no engine could take, and as its names resolve.
     """
     workload = checked_workload(request)
-    model = load_model(request.model, request.registries)
-    cards = gpu_registry(request.registries)
+    names = names or Names.of(request.registries)
+    model = _resolve_model(request.model, names.models)
     for text in request.gpus:
-        found = resolve_cards(text, cards)
+        found = resolve_cards(text, names.cards)
         machine = machine_of(request, found.gpus)
         for engine in request.engines:
             name, version = parse_engine(engine)

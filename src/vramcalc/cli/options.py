@@ -23,7 +23,7 @@ SECTIONS = {
     "What and where": ("model", "gpu", "nodes", "ram", "reserve", "os", "engine", "quant", "registry"),
     "The load": ("context", "parallel", "step_tokens", "kv_type", "flash_attention"),
     "llama.cpp and Ollama": ("slots", "kv_unified", "swa_full", "gpu_layers", "cpu_moe", "env"),
-    "vLLM, SGLang and TensorRT-LLM": (
+    "vLLM, SGLang, TensorRT-LLM": (
         "memory_share",
         "max_num_seqs",
         "tp",
@@ -85,7 +85,7 @@ class RequestOptions:
     ep: Annotated[bool | None, Option("--ep/--no-ep", help="Experts whole on their ranks.")] = None
     enforce_eager: Annotated[bool, Option("--enforce-eager", help="No CUDA graphs.")] = False
     kv_cache_memory_bytes: Annotated[str | None, Option(help="vLLM: the KV pool of each card, e.g. 4GiB.")] = None
-    cpu_offload: Annotated[str | None, Option(help="Weights of each card kept in host memory, e.g. 4GiB.")] = None
+    cpu_offload: Annotated[str | None, Option(help="vLLM, SGLang: weights of each card in RAM, e.g. 4GiB.")] = None
     gpu_layers: Annotated[int | None, Option(help="Layers on GPUs; the head counts as one.")] = None
     cpu_moe: Annotated[int | None, Option(help="llama.cpp: keep the experts of the first N layers in RAM.")] = None
     flash_attention: Annotated[
@@ -144,7 +144,27 @@ class RequestOptions:
 
 def takes_request(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of ``RequestOptions`` in front of its own, and hand them over as one object."""
+    return _with_options(
+        command, get_type_hints(RequestOptions, include_extras=True), lambda asked: RequestOptions(**asked)
+    )
+
+
+def takes_requests(command: Callable[..., None]) -> Callable[..., None]:
+    """Do as ``takes_request``, with models and contexts repeatable: hand over one object for each pair of them."""
     hints = get_type_hints(RequestOptions, include_extras=True)
+    hints["model"] = Annotated[list[str], Option("--model", "-m", help="As for estimate, or all; repeatable.")]
+    hints["context"] = Annotated[list[str], Option("--context", "-c", help="Tokens of one sequence; repeatable.")]
+
+    def pairs(asked: dict[str, Any]) -> list[RequestOptions]:
+        models, contexts = asked.pop("model"), asked.pop("context") or [None]
+        return [RequestOptions(model=m, context=c, **asked) for m in models for c in contexts]
+
+    return _with_options(command, hints, pairs)
+
+
+def _with_options(
+    command: Callable[..., None], hints: dict[str, Any], handed_over: Callable[[dict[str, Any]], Any]
+) -> Callable[..., None]:
     shared = [
         inspect.Parameter(
             f.name,
@@ -159,7 +179,7 @@ def takes_request(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapper(**given: Any) -> None:  # noqa: ANN401
         asked = {p.name: given.pop(p.name) for p in shared}
-        command(RequestOptions(**asked), **given)
+        command(handed_over(asked), **given)
 
     parameters = [*shared, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

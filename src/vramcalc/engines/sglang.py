@@ -134,7 +134,7 @@ class SgLang:
         }
 
     def readouts(self, proposal: Proposal, ledger: Ledger) -> tuple[Readout, ...]:
-        """Return nothing: it prints what it found in its log alone."""
+        """Return nothing: SGLang prints what it found in its log alone."""
         del proposal, ledger
         return ()
 

@@ -105,7 +105,7 @@ class TensorRtLlm:
         return budgets
 
     def readouts(self, proposal: Proposal, ledger: Ledger) -> tuple[Readout, ...]:
-        """Return nothing: it prints what it found in its log alone."""
+        """Return nothing: TensorRT-LLM prints what it found in its log alone."""
         del proposal, ledger
         return ()
 

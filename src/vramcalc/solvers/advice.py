@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from vramcalc.errors import UsageError
 from vramcalc.estimation import Asked, Outcome, estimate_outcome
 from vramcalc.solvers.ladder import (
+    PAGED_ENGINES,
     Change,
     context_change,
     eager_changes,
@@ -13,7 +14,6 @@ from vramcalc.solvers.ladder import (
     share_changes,
 )
 from vramcalc.solvers.limits import Limits, longest_context
-from vramcalc.specs.quality import GGUF_ENGINES
 from vramcalc.units import format_gib
 
 LEAST_USEFUL_CONTEXT = 2048
@@ -36,7 +36,7 @@ def find_advice(asked: Asked, outcome: Outcome, limits: Limits) -> tuple[str, ..
         found.append("leave --gpu-layers and --cpu-moe out: the engine's own placement keeps it on the GPUs")
         return tuple(found)
     found += _other_formats(asked, outcome, least=max(LEAST_USEFUL_CONTEXT, shorter + 1), goal=context)
-    if asked.engine not in GGUF_ENGINES and not found:
+    if asked.engine in PAGED_ENGINES and not found:
         found.append("--engine ollama: it may keep some layers in host memory, which is slower but runs")
     return tuple(found)
 

@@ -31,15 +31,15 @@ KINDS = (
     "a bigger GPU",
 )
 LARGER_SHARE = Fraction(95, 100)
-SERVERS = ("vllm", "sglang", "tensorrt-llm")
+PAGED_ENGINES = ("vllm", "sglang", "tensorrt-llm")  # those that serve from a share of the card
 _INT4 = {"tensorrt-llm": "awq-4bit"}  # where w4a16 is not to be had
-_CACHES = {"ollama": ("q8_0", "q4_0"), "llama.cpp": ("q8_0", "q4_0"), **dict.fromkeys(SERVERS, ("fp8",))}
+_CACHES = {"ollama": ("q8_0", "q4_0"), "llama.cpp": ("q8_0", "q4_0"), **dict.fromkeys(PAGED_ENGINES, ("fp8",))}
 _OTHER_ENGINES = {
     "ollama": ("llama.cpp", "vllm"),
     "llama.cpp": ("ollama", "vllm"),
     "vllm": ("ollama", "llama.cpp"),
-    "sglang": ("vllm", "ollama"),
-    "tensorrt-llm": ("vllm", "ollama"),
+    "sglang": ("vllm", "ollama", "llama.cpp"),
+    "tensorrt-llm": ("vllm", "ollama", "llama.cpp"),
 }
 _LEAST_STEP = 256
 _GPU_COUNTS = (2, 4, 8)

@@ -192,7 +192,7 @@ class ModelSpec(Spec):
     id: str
     name: str
     family: str
-    gguf_architecture: str | None = None  # general.architecture of its GGUF
+    gguf_architecture: str | None = None  # as llama.cpp names it; None where it does not run there
     hf_ids: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     ollama_tags: tuple[str, ...] = ()
