@@ -343,6 +343,7 @@ def checked_workload(request: Request) -> Workload:
         "--dp": w.data_parallel,
         "--nodes": request.nodes,
         "--kv-cache-memory-bytes": w.kv_cache_memory_bytes,
+        "--block-size": w.block_tokens,
     }
     for option, value in positive.items():
         if value is not None and value < 1:

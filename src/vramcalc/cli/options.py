@@ -33,8 +33,13 @@ SECTIONS = {
         "enforce_eager",
         "kv_cache_memory_bytes",
         "cpu_offload",
+        "kv_offloading_size",
+        "block_size",
+        "chunked_prefill",
+        "prefix_caching",
     ),
 }
+_AUTO = ("auto", "-1")  # vLLM's words for the longest context that fits
 
 
 class System(StrEnum):
@@ -65,7 +70,7 @@ class RequestOptions:
         list[str], Option("--quant", "-q", help="Weight format: q4_k_m, awq-4bit, attn=q6_k,mlp=q4_k ...; repeatable.")
     ] = ()  # type: ignore[assignment]
     context: Annotated[
-        str | None, Option("--context", "-c", "--max-model-len", help="Tokens of one sequence: 8192, 8k.")
+        str | None, Option("--context", "-c", "--max-model-len", help="Tokens of one sequence: 8192, 8k; vLLM: auto.")
     ] = None
     parallel: Annotated[
         int | None, Option("--parallel", "-n", "--users", help="Sequences that must fit at once, each at full context.")
@@ -86,6 +91,15 @@ class RequestOptions:
     enforce_eager: Annotated[bool, Option("--enforce-eager", help="No CUDA graphs.")] = False
     kv_cache_memory_bytes: Annotated[str | None, Option(help="vLLM: the KV pool of each card, e.g. 4GiB.")] = None
     cpu_offload: Annotated[str | None, Option(help="vLLM, SGLang: weights of each card in RAM, e.g. 4GiB.")] = None
+    kv_offloading_size: Annotated[str | None, Option(help="vLLM: KV cache kept in host memory, e.g. 16GiB.")] = None
+    block_size: Annotated[int | None, Option(help="vLLM: tokens of a cache block.")] = None
+    chunked_prefill: Annotated[
+        bool, Option("--enable-chunked-prefill/--no-enable-chunked-prefill", help="vLLM: cut long prompts into steps.")
+    ] = True
+    prefix_caching: Annotated[
+        bool,
+        Option("--enable-prefix-caching/--no-enable-prefix-caching", help="vLLM: keep states of hybrids to reuse."),
+    ] = True
     gpu_layers: Annotated[int | None, Option(help="Layers on GPUs; the head counts as one.")] = None
     cpu_moe: Annotated[int | None, Option(help="llama.cpp: keep the experts of the first N layers in RAM.")] = None
     flash_attention: Annotated[
@@ -120,7 +134,8 @@ class RequestOptions:
             environment=self.env,
             registries=self.registry,
             workload=Workload(
-                n_context=_count("--context", self.context),
+                n_context=None if self.context in _AUTO else _count("--context", self.context),
+                fit_context=self.context in _AUTO,
                 n_sequences=self.parallel,
                 n_slots=self.slots,
                 step_tokens=_count("--step-tokens", self.step_tokens),
@@ -133,6 +148,10 @@ class RequestOptions:
                 enforce_eager=self.enforce_eager,
                 kv_cache_memory_bytes=_size("--kv-cache-memory-bytes", self.kv_cache_memory_bytes),
                 cpu_offload_bytes=_size("--cpu-offload", self.cpu_offload) or 0,
+                kv_offload_bytes=_size("--kv-offloading-size", self.kv_offloading_size) or 0,
+                block_tokens=self.block_size,
+                chunked_prefill=self.chunked_prefill,
+                prefix_caching=self.prefix_caching,
                 gpu_layers=self.gpu_layers,
                 cpu_moe=self.cpu_moe,
                 flash_attention=self.flash_attention,

@@ -184,7 +184,7 @@ def _bars(console: Console, estimate: EstimateReport) -> None:
 
 
 def _sentences(console: Console, estimates: tuple[EstimateReport, ...]) -> None:
-    said = [line for estimate in estimates for line in _said_of(estimate)]
+    said = [line for estimate in estimates for line in _said_of(estimate, alone=len(estimates) == 1)]
     said += [("note", note) for note in dict.fromkeys(note for e in estimates for note in e.notes)]
     indent = min(max(len(label) for label, _ in said) + 2, console.width // 3)
     console.print()
@@ -200,8 +200,11 @@ def _sentences(console: Console, estimates: tuple[EstimateReport, ...]) -> None:
         console.print(Text(line, style="dim"))
 
 
-def _said_of(estimate: EstimateReport) -> Iterator[tuple[str, str]]:
-    """Yield label and sentence: the need and what was assumed, how far it goes, what would help, what to type."""
+def _said_of(estimate: EstimateReport, *, alone: bool) -> Iterator[tuple[str, str]]:
+    """Yield label and sentence: the need and what was assumed, how far it goes, what would help, what to type.
+
+    One that is alone also tells what the engine itself would print.
+    """
     if estimate.refusal is not None:
         yield subject(estimate), f"{estimate.refusal.reason}; {estimate.refusal.advice}"
         return
@@ -214,6 +217,8 @@ def _said_of(estimate: EstimateReport) -> Iterator[tuple[str, str]]:
     shown = readouts_sentence(estimate)
     if shown and estimate.verdict != "does_not_fit":
         yield "", shown
+    for index, line in enumerate(estimate.engine_log if alone else ()):
+        yield "" if index else "it prints", line
     for advice in estimate.advice:
         yield "would help", advice
     if estimate.launch and estimate.verdict != "does_not_fit":

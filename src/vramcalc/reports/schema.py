@@ -61,6 +61,10 @@ class WorkloadReport(Struct, frozen=True):
     enforce_eager: bool
     kv_cache_memory_bytes: int | None
     cpu_offload_bytes: int
+    kv_offload_bytes: int
+    block_tokens: int | None
+    chunked_prefill: bool
+    prefix_caching: bool
     assumed: tuple[str, ...]
     spread: bool = False
     gpu_overhead_bytes: int = 0
@@ -209,6 +213,7 @@ class EstimateReport(Struct, frozen=True):
     speed: SpeedReport | None
     lines: tuple[LineReport, ...]
     launch: tuple[str, ...]
+    engine_log: tuple[str, ...]  # what the engine itself would print about memory, up to its error
     advice: tuple[str, ...]
     notes: tuple[str, ...]
     readouts: tuple[ReadoutReport, ...] = ()

@@ -12,6 +12,7 @@ class Workload(Struct, frozen=True, kw_only=True):
     """
 
     n_context: int | None = None
+    fit_context: bool = False  # without n_context: the longest the engine can make fit, where it offers that
     n_sequences: int | None = None
     step_tokens: int | None = None  # tokens per forward pass
     k_format: str | None = None
@@ -36,3 +37,7 @@ class Workload(Struct, frozen=True, kw_only=True):
     enforce_eager: bool = False
     kv_cache_memory_bytes: int | None = None
     cpu_offload_bytes: int = 0
+    kv_offload_bytes: int = 0  # cache of all ranks together kept in host memory
+    block_tokens: int | None = None
+    chunked_prefill: bool = True
+    prefix_caching: bool = True

@@ -23,6 +23,7 @@ class LlamaProcess:
     """What llama.cpp and Ollama share; each proposes in its own way."""
 
     margin_bytes = MARGIN_BYTES
+    context_step = 256  # the granularity of its cache
 
     def __init__(self, setup: Setup, version: str, weight_format: str) -> None:
         if setup.machine.nodes > 1:
