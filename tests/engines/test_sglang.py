@@ -178,6 +178,10 @@ def test_graphs_are_counted_as_the_engine_lists_them() -> None:
         ("llama-3.1-8b", "h100", None, {"k_format": "fp8", "v_format": "f16"}, "K and V in one format"),
         ("llama-3.1-8b", "t4", None, {"k_format": "fp8"}, "fp8 cache from compute capability 8.0"),
         ("llama-3.1-8b", "rtx4090+rtx3060", None, {"tensor_parallel": 2}, "cards of unequal memory"),
+        ("llama-3.1-8b", "h100", None, {"kv_offload_bytes": GIB}, "hierarchical cache"),
+        ("llama-3.1-8b", "h100", None, {"chunked_prefill": False}, "without chunked prefill"),
+        ("qwen3.5-27b", "h100", None, {"prefix_caching": False}, "without SGLang's radix cache"),
+        ("llama-3.1-8b", "h100", None, {"block_tokens": 0}, "of a page must be at least 1"),
     ],
 )
 def test_what_cannot_run_is_refused(
@@ -249,6 +253,25 @@ def test_group_sizes_are_part_of_a_name(fmt: str, *, runs: bool) -> None:
     else:
         with pytest.raises(RefusedError, match="not modelled"):
             engine("llama-3.1-8b", "h100", fmt=fmt)
+
+
+@pytest.mark.parametrize("sequences", [1, 3])
+def test_a_context_that_fits_is_found(sequences: int) -> None:
+    bound = engine("qwen3-8b", "rtx4090")
+    proposal, ledger = settled(bound, fit_context=True, n_sequences=sequences)
+    pool = bound.pool(proposal, ledger)
+
+    assert proposal.workload.n_context == pool.n_tokens // sequences
+    assert estimate_outcome(bound, machine("rtx4090"), Workload(n_sequences=sequences, fit_context=True)).stays_on_gpus
+
+
+def test_pages_and_prefixes_may_be_set() -> None:
+    bound = engine("qwen3-8b", "rtx4090")
+    proposal, ledger = settled(bound, n_context=1000, block_tokens=64, prefix_caching=False)
+
+    assert bound.pool(proposal, ledger).n_tokens % 64 == 0
+    assert ledger.of_component(Component.KV_CACHE).n_bytes == 1024 * 147_456
+    assert bound.command(proposal)[-3:] == ("--page-size", "64", "--disable-radix-cache")
 
 
 def test_offloaded_weights_move_to_the_host() -> None:

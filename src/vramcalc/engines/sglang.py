@@ -65,7 +65,6 @@ class SgLang:
 
     name = NAME
     margin_bytes = 0
-    context_step = 256
     maps_weights = False
     context_step = 1
 
@@ -101,8 +100,13 @@ class SgLang:
                 eager=settled.enforce_eager,
             )
             settled = replace(settled, memory_share=share)
+        placement = place(self._model, self._machine, parallel)
+        if workload.fit_context and workload.n_context is None:
+            pool = self.pool(Proposal(settled, placement), Ledger.of(()))
+            fitted = _fitted_context(pool, ceil_div(settled.n_sequences or 1, parallel.data))
+            settled = replace(settled, n_context=min(self._model.context, fitted or self._model.context))
         notes = write_notes(self._model, self._machine, self._rules, self.weight_format, settled)
-        return Proposal(settled, place(self._model, self._machine, parallel), notes)
+        return Proposal(settled, placement, notes)
 
     def bill(self, proposal: Proposal) -> Ledger:
         """Return the lines of every rank; the ranks of a stage differ only where their cards do."""
@@ -139,7 +143,7 @@ class SgLang:
         del proposal, ledger
         return ()
 
-    def pool(self, proposal: Proposal, ledger: Ledger) -> Pool | None:
+    def pool(self, proposal: Proposal, ledger: Ledger) -> Pool:
         """Return the token pool of the poorest rank, as ``max_total_num_tokens`` counts it."""
         del ledger  # the pool follows from weights and share alone
         parallel, workload = read_parallel(proposal.placement), proposal.workload
@@ -206,7 +210,7 @@ class SgLang:
             full_bytes=rows.token_bytes(layers, windowed=False if apart else None),
             windowed_bytes=rows.token_bytes(layers, windowed=True) if apart else 0,
             state_bytes=rows.state_bytes(layers),
-            page_tokens=page_tokens(self._rules, self._card),
+            page_tokens=workload.block_tokens or page_tokens(self._rules, self._card),
         )
 
     def _graph_batch(self, workload: Workload, parallel: Parallel) -> int:
@@ -254,3 +258,8 @@ class SgLang:
         yield activation_line(shape, batch if stage == parallel.pipeline - 1 else 0, outside=True)
         if not workload.enforce_eager:
             yield from billing.graph_lines(decode_graphs(batch), prefill_graphs(self._rules, self._model, tokens))
+
+
+def _fitted_context(pool: Pool, n_sequences: int) -> int:
+    """Return the whole pages of the pool that each of the sequences may fill."""
+    return pool.n_blocks // n_sequences * pool.block_tokens

@@ -93,10 +93,20 @@ def fill_in(model: ModelSpec, machine: Machine, usual: Defaults, workload: Workl
         )
     if workload.kv_cache_memory_bytes is not None:
         raise RefusedError("SGLang sizes its pool by share or by tokens, not by bytes", "set --memory-share")
+    if workload.kv_offload_bytes:
+        raise RefusedError(
+            "SGLang's hierarchical cache in host memory is not modelled", "leave --kv-offloading-size out"
+        )
+    if not workload.chunked_prefill:
+        raise RefusedError("SGLang without chunked prefill is not modelled", "set --step-tokens instead")
+    if not workload.prefix_caching and model.is_recurrent:
+        raise RefusedError(
+            "recurrent states without SGLang's radix cache are not modelled", "leave --no-prefix-caching out"
+        )
     tokens = usual.step_tokens if workload.step_tokens is None else workload.step_tokens
     sequences = 1 if workload.n_sequences is None else workload.n_sequences
-    if min(sequences, tokens, 1 if workload.max_num_seqs is None else workload.max_num_seqs) < 1:
-        raise RefusedError("sequences and tokens per step must be at least 1", "give each a positive number")
+    if min(sequences, tokens, *(n for n in (workload.max_num_seqs, workload.block_tokens) if n is not None)) < 1:
+        raise RefusedError("sequences, tokens per step and of a page must be at least 1", "give each a positive number")
     _refuse_unbalanced(machine, parallel)
     return replace(
         workload,
