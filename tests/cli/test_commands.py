@@ -215,7 +215,6 @@ def test_check(arguments: tuple[str, ...], code: int) -> None:
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "--memory-share", "1.5"), "--memory-share is 1.5", "up to 1"),
         (("-m", "deepseek-r1-8b"), "no GPU was named", "--gpu rtx3060"),
         (("-m", "deepseek-r1-8b", "-g", "local"), "not built in yet", "vramcalc gpus"),
-        (("-m", "./model.gguf", "-g", "rtx3060"), "not built in yet", "vramcalc models"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "-e", "vllm", "-q", "q4_k_m"), "GGUF", "--engine"),
     ],
 )

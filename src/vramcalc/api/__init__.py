@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vramcalc.reports.accuracy import ValidationReport
     from vramcalc.reports.catalogue import Catalogue
     from vramcalc.reports.explanation import TextbookReport
+    from vramcalc.reports.inspection import InspectionReport
     from vramcalc.reports.solution import SolveReport
     from vramcalc.reports.weights import WeightsReport
     from vramcalc.validation import Comparison
@@ -37,6 +38,7 @@ DEFAULT_ENGINES = ("ollama", "vllm")
 _TEXTBOOK_CONTEXT = 2048
 _ADVERTISED = re.compile(r"(\d+(?:\.\d+)?)([BM])")
 _PATH_MARKS = ("/", "\\")
+_MODEL_SUFFIXES = (".gguf", ".safetensors", ".json")
 _SOURCE_PREFIXES = ("hf:", "ollama:", "https:", "http:")
 
 
@@ -154,22 +156,39 @@ def answer(request: Request) -> Report:
 
 
 def load_model(name: str, registries: Sequence[Path] = ()) -> ModelSpec:
-    """Return the spec of a model by id, alias, Hugging Face id, Ollama tag, or path of a config.json or its folder.
+    """Return the spec of a model by id, alias, Hugging Face id, Ollama tag, path or source.
 
-    Raises ``UnknownNameError``, or ``BadInputError`` naming the key of a config.json that is not understood.
+    A path is that of a GGUF, of a .safetensors, of a config.json, or of a folder with them; a source is
+    ``hf:org/name[@revision][:file]``, ``ollama:name:tag`` or the web address of a GGUF, and these alone are looked for
+    on a network. Raises ``UnknownNameError``, ``UnavailableError``, or ``BadInputError`` naming what of a file is not
+    understood.
     """
     return _resolve_model(name, model_registry(registries))
 
 
 def _resolve_model(name: str, registry: Registry[ModelSpec]) -> ModelSpec:
-    if name.startswith(_SOURCE_PREFIXES) or name.endswith((".gguf", ".safetensors")):
-        fact = f"{name}: reading weights files and hubs is not built in yet"
-        raise UsageError(fact, "name a registry entry (`vramcalc models`) or the path of a config.json")
-    if name.endswith(".json") or (any(mark in name for mark in _PATH_MARKS) and Path(name).is_dir()):
-        from vramcalc.sources.config_json import read_config  # noqa: PLC0415 - start-up
+    if names_source(name):
+        from vramcalc.sources.locate import read_source  # noqa: PLC0415 - start-up
 
-        return read_config(Path(name))
+        return read_source(name, with_weights=False).model()
     return registry.resolve(name)
+
+
+def names_source(name: str) -> bool:
+    """Return whether a text names a file, a folder or a place on a network, and no entry of a registry."""
+    if name.lower().startswith(_SOURCE_PREFIXES) or name.lower().endswith(_MODEL_SUFFIXES):
+        return True
+    return any(mark in name for mark in _PATH_MARKS) and Path(name).is_dir()
+
+
+def inspect(source: str, expected: str | None = None, registries: Sequence[Path] = ()) -> "InspectionReport":
+    """Return what a file, a folder or a source holds, and what of it is not what its name, or ``expected``, says.
+
+    Raises ``UnavailableError`` or ``BadInputError`` where no header can be read, ``UnknownNameError`` for ``expected``.
+    """
+    from vramcalc.api.inspecting import inspect_source  # noqa: PLC0415 - start-up
+
+    return inspect_source(source, expected, registries)
 
 
 def load_gpu(name: str, registries: Sequence[Path] = ()) -> GpuSpec:
@@ -185,6 +204,18 @@ def list_catalogue(kind: str, text: str = "", registries: Sequence[Path] = ()) -
         found = tuple(model_row(spec) for spec in model_registry(registries).search(text))
         return Catalogue(SCHEMA_VERSION, found, ())
     return Catalogue(SCHEMA_VERSION, (), tuple(gpu_row(spec) for spec in gpu_registry(registries).search(text)))
+
+
+def add_entry(source: str, entry_id: str | None = None, *, force: bool = False) -> tuple[str, Path]:
+    """Write a model found at ``source`` into the user's registry; return the id it goes by, and the file.
+
+    Raises ``UsageError`` where the name is taken and ``force`` is not given, ``BadInputError`` for what is no model,
+    ``UnavailableError`` where the file cannot be written. Nothing is written by half.
+    """
+    from vramcalc.sources.locate import read_source  # noqa: PLC0415 - start-up
+    from vramcalc.sources.own_registry import write_model  # noqa: PLC0415
+
+    return write_model(read_source(source, with_weights=False).model(), entry_id, force=force)
 
 
 def show_entry(kind: str, name: str, registries: Sequence[Path] = ()) -> Mapping[str, Any]:
@@ -214,7 +245,8 @@ def explain_weights(request: Request) -> "WeightsReport":
 
     model = load_model(request.model, request.registries)
     asked = next((q for q in request.quants if q), None)
-    return weights_report(model, asked or model.checkpoint_format or model.dtype)
+    own = model.stored.format if model.stored else model.checkpoint_format
+    return weights_report(model, asked or own or model.dtype)
 
 
 def validate(engine: str | None = None, folder: Path | None = None) -> "ValidationReport":
@@ -282,6 +314,7 @@ def read_questions(request: Request, names: Names | None = None) -> Iterator[tup
     workload = checked_workload(request)
     names = names or Names.of(request.registries)
     model = _resolve_model(request.model, names.models)
+    own = model.stored.format if model.stored else None
     for text in request.gpus:
         found = resolve_cards(text, names.cards)
         machine = machine_of(request, found.gpus)
@@ -289,7 +322,7 @@ def read_questions(request: Request, names: Names | None = None) -> Iterator[tup
             name, version = parse_engine(engine)
             settings = with_environment(name, workload, _variables(request.environment))
             for quant in request.quants or (None,):
-                weight_format = None if quant is None else quant.strip().lower()
+                weight_format = own if quant is None else quant.strip().lower()
                 yield Asked(model, machine, name, version, weight_format, settings), found.notes
 
 

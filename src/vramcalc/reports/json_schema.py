@@ -7,12 +7,23 @@ from msgspec import json
 from vramcalc.reports.accuracy import ValidationReport
 from vramcalc.reports.catalogue import Catalogue
 from vramcalc.reports.explanation import TextbookReport
+from vramcalc.reports.inspection import InspectionReport
 from vramcalc.reports.matrix import MatrixReport
 from vramcalc.reports.schema import ErrorReport, Report
 from vramcalc.reports.solution import SolveReport
 from vramcalc.reports.weights import WeightsReport
 
-_ANSWERS = (Report, SolveReport, MatrixReport, Catalogue, TextbookReport, WeightsReport, ValidationReport, ErrorReport)
+_ANSWERS = (
+    Report,
+    SolveReport,
+    MatrixReport,
+    Catalogue,
+    TextbookReport,
+    WeightsReport,
+    ValidationReport,
+    InspectionReport,
+    ErrorReport,
+)
 
 
 def json_schema() -> dict[str, Any]:

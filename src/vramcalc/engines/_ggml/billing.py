@@ -71,13 +71,17 @@ def _weight_lines(server: Server, device: int) -> Iterator[Line]:
     parts = [f"{n_layers} of {len(layout.layers)} layers", *(name.replace("_", " ") for name in ends)]
     if any(home == device for _, away in layout.elsewhere for _, home in away):
         parts.append("tensors of other layers")
+    stored = meter.model.stored
+    is_file = stored is not None and stored.format == server.weight_format
     yield Line(
         component=Component.WEIGHTS,
         device=server.name(device),
         n_bytes=total,
         basis=Basis.EXACT,
         why=f"{' + '.join(parts)}, {server.weight_format}",
-        source=f"{SOURCE}, src/llama-quant.cpp and src/llama-model.cpp",
+        source=f"header of {meter.model.source}"
+        if is_file
+        else f"{SOURCE}, src/llama-quant.cpp and src/llama-model.cpp",
         formula=" + ".join(values),
         values=values,
     )

@@ -84,6 +84,13 @@ class LlamaProcess:
         return tuple(self._machine.gpu(device) for device in devices)
 
     def _format_notes(self) -> list[str]:
+        stored = self._model.stored
+        if stored is not None and self.weight_format == stored.format:
+            return [f"the weights are the file's own, tensor by tensor: {self._model.source}"]
+        if stored is not None:
+            return [
+                f"the file holds {stored.format}; the figures are for the same model made into {self.weight_format}"
+            ]
         if self._asked_format is not None:
             return []
         if self._model.ollama_format is None:
