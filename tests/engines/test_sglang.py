@@ -87,7 +87,7 @@ def test_the_pool_is_what_weights_leave_of_the_share() -> None:
     pool = bound.pool(proposal, ledger)
 
     assert pool
-    assert pool.pool_bytes == 32 * GIB - weights - 60 * MIB
+    assert pool.pool_bytes == 32 * GIB - weights - 70 * MIB
     assert pool.n_tokens == pool.pool_bytes // (32 * 2 * 8 * 128 * 2)
     assert pool.max_concurrency == pool.n_tokens / 131072
 
@@ -178,6 +178,10 @@ def test_graphs_are_counted_as_the_engine_lists_them() -> None:
         ("llama-3.1-8b", "h100", None, {"k_format": "fp8", "v_format": "f16"}, "K and V in one format"),
         ("llama-3.1-8b", "t4", None, {"k_format": "fp8"}, "fp8 cache from compute capability 8.0"),
         ("llama-3.1-8b", "rtx4090+rtx3060", None, {"tensor_parallel": 2}, "cards of unequal memory"),
+        ("llama-3.1-8b", "h100", None, {"kv_offload_bytes": GIB}, "hierarchical cache"),
+        ("llama-3.1-8b", "h100", None, {"chunked_prefill": False}, "without chunked prefill"),
+        ("qwen3.5-27b", "h100", None, {"prefix_caching": False}, "without SGLang's radix cache"),
+        ("llama-3.1-8b", "h100", None, {"block_tokens": 0}, "of a page must be at least 1"),
     ],
 )
 def test_what_cannot_run_is_refused(
@@ -219,6 +223,55 @@ def test_formats_are_named_where_the_engine_takes_them() -> None:
     assert "float16" in f16.command(settled(f16, n_context=512)[0])
     notes = settled(engine("llama-3.1-8b", "h100", fmt="w4a16"), n_context=512)[0].notes
     assert any("does not make w4a16 of a 16-bit release" in note for note in notes)
+
+
+def test_replicas_hold_all_experts() -> None:
+    one, two = engine("qwen3-30b-a3b", "2xh100"), engine("qwen3-30b-a3b", "4xh100")
+    proposal, ledger = settled(two, n_context=4096, data_parallel=2)
+
+    assert (proposal.placement.tensor_parallel, proposal.placement.data_parallel) == (2, 2)
+    weights = [ledger.on(f"gpu{n}").of_component(Component.WEIGHTS).n_bytes for n in (0, 3)]
+    alone = settled(one, n_context=4096)[1].on("gpu0").of_component(Component.WEIGHTS).n_bytes
+    assert weights == [alone, alone]
+    with pytest.raises(RefusedError, match="2 replicas of TP 4 x PP 1 need 8 GPUs"):
+        settled(two, data_parallel=2, tensor_parallel=4)
+
+
+@pytest.mark.parametrize(
+    ("fmt", "runs"),
+    [
+        pytest.param("gptq-4bit-g32", True, id="another group size"),
+        pytest.param("w4a16-g64", True, id="another group size of compressed-tensors"),
+        pytest.param("gptq-4bit-g128-actorder", False, id="act-order"),
+        pytest.param("w4a16-asym", False, id="asymmetric"),
+        pytest.param("exl3-3.5bpw", False, id="another runtime's"),
+    ],
+)
+def test_group_sizes_are_part_of_a_name(fmt: str, *, runs: bool) -> None:
+    if runs:
+        assert engine("llama-3.1-8b", "h100", fmt=fmt).weight_format == fmt
+    else:
+        with pytest.raises(RefusedError, match="not modelled"):
+            engine("llama-3.1-8b", "h100", fmt=fmt)
+
+
+@pytest.mark.parametrize("sequences", [1, 3])
+def test_a_context_that_fits_is_found(sequences: int) -> None:
+    bound = engine("qwen3-8b", "rtx4090")
+    proposal, ledger = settled(bound, fit_context=True, n_sequences=sequences)
+    pool = bound.pool(proposal, ledger)
+
+    assert proposal.workload.n_context == pool.n_tokens // sequences
+    assert estimate_outcome(bound, machine("rtx4090"), Workload(n_sequences=sequences, fit_context=True)).stays_on_gpus
+
+
+def test_pages_and_prefixes_may_be_set() -> None:
+    bound = engine("qwen3-8b", "rtx4090")
+    proposal, ledger = settled(bound, n_context=1000, block_tokens=64, prefix_caching=False)
+
+    assert bound.pool(proposal, ledger).n_tokens % 64 == 0
+    assert ledger.of_component(Component.KV_CACHE).n_bytes == 1024 * 147_456
+    assert bound.command(proposal)[-3:] == ("--page-size", "64", "--disable-radix-cache")
 
 
 def test_offloaded_weights_move_to_the_host() -> None:

@@ -9,6 +9,7 @@ from vramcalc.engines._tensorrt_llm.rules import graph_sizes
 from vramcalc.engines.base import Pool, Proposal, Setup
 from vramcalc.engines.tensorrt_llm import TensorRtLlm, bind
 from vramcalc.errors import RefusedError
+from vramcalc.estimation import estimate_outcome
 from vramcalc.ledger import Component, Ledger
 from vramcalc.sources.machines import resolve_cards
 from vramcalc.sources.registry import gpu_registry, model_registry
@@ -101,6 +102,8 @@ def test_the_weights_of_gpt_oss_are_padded_to_128() -> None:
         ("llama-3.1-8b", "h100", None, {"kv_cache_memory_bytes": GIB}, "takes no bytes"),
         ("llama-3.1-8b", "h100", None, {"cpu_offload_bytes": GIB}, "no weights in host memory"),
         ("llama-3.1-8b", "2xh100", None, {"data_parallel": 2}, "one replica"),
+        ("llama-3.1-8b", "h100", None, {"kv_offload_bytes": GIB}, "neither a cache in host memory"),
+        ("llama-3.1-8b", "h100", None, {"block_tokens": 16}, "nor a block size"),
     ],
 )
 def test_what_cannot_run_is_refused(
@@ -130,6 +133,25 @@ def test_the_command_says_what_differs() -> None:
         *("--kv_cache_free_gpu_memory_fraction", "0.8", "--tp_size", "2", "--pp_size", "2", "--ep_size", "2"),
         *("--max_batch_size", "64", "--max_num_tokens", "4096"),
     )
+
+
+@pytest.mark.parametrize("sequences", [1, 3])
+def test_a_context_that_fits_is_found(sequences: int) -> None:
+    bound, machine = engine("qwen3-8b", "rtx4090"), Machine(gpus=resolve_cards("rtx4090", CARDS).gpus)
+    proposal, ledger = settled(bound, fit_context=True, n_sequences=sequences)
+    pool = bound.pool(proposal, ledger)
+
+    assert proposal.workload.n_context == (pool.n_blocks - 1) // sequences * pool.block_tokens
+    longer = Workload(n_context=(proposal.workload.n_context or 0) + 2 * pool.block_tokens, n_sequences=sequences)
+    assert estimate_outcome(bound, machine, proposal.workload).stays_on_gpus
+    assert not estimate_outcome(bound, machine, longer).stays_on_gpus
+
+
+def test_settings_of_the_configuration_file_are_named() -> None:
+    proposal, _ = settled(engine("qwen3-8b", "rtx4090"), n_context=512, k_format="fp8", prefix_caching=False)
+
+    assert any("dtype: fp8" in note for note in proposal.notes)
+    assert any("enable_block_reuse: false" in note for note in proposal.notes)
 
 
 def test_notes_say_what_is_carried_over() -> None:

@@ -17,7 +17,7 @@ from vramcalc.engines._serving.weights import host_line, loaded_bytes, stage_wei
 from vramcalc.engines._sglang import billing
 from vramcalc.engines._sglang.command import launch_command
 from vramcalc.engines._sglang.pool import Cells, most_requests
-from vramcalc.engines._sglang.proposing import HANDLES, fill_in, refuse_uncovered, write_notes
+from vramcalc.engines._sglang.proposing import HANDLES, fill_in, refuse_uncovered, share_out, write_notes
 from vramcalc.engines._sglang.rules import (
     FORMATS,
     RULE_SETS,
@@ -32,9 +32,10 @@ from vramcalc.engines._sglang.rules import (
     static_share,
     weight_layout,
 )
+from vramcalc.engines._vllm.billing import rounding_line
 from vramcalc.engines._vllm.fitted import StepShape
 from vramcalc.engines._vllm.formats import ChosenFormat
-from vramcalc.engines._vllm.parallel import Parallel, choose_parallel
+from vramcalc.engines._vllm.parallel import Parallel
 from vramcalc.engines._vllm.proposing import place, read_parallel
 from vramcalc.engines._vllm.rules import capability, is_multimodal
 from vramcalc.engines._vllm.weights import RankWeights
@@ -85,7 +86,7 @@ class SgLang:
     def propose(self, workload: Workload) -> Proposal:
         """Fill in the defaults and place the model. Raises ``RefusedError`` for what SGLang would refuse."""
         cache_format(FORMATS, self._card, self._chosen.dtype, workload)
-        parallel = choose_parallel(self._model, self._chosen.fmt, self._machine, workload)
+        parallel = share_out(self._model, self._chosen.fmt, self._machine, workload)
         usual = defaults(self._rules, self._card, parallel.tensor)
         settled = fill_in(self._model, self._machine, usual, workload, parallel)
         if settled.memory_share is None:
@@ -99,8 +100,13 @@ class SgLang:
                 eager=settled.enforce_eager,
             )
             settled = replace(settled, memory_share=share)
+        placement = place(self._model, self._machine, parallel)
+        if workload.fit_context and workload.n_context is None:
+            pool = self.pool(Proposal(settled, placement), Ledger.of(()))
+            fitted = _fitted_context(pool, ceil_div(settled.n_sequences or 1, parallel.data))
+            settled = replace(settled, n_context=min(self._model.context, fitted or self._model.context))
         notes = write_notes(self._model, self._machine, self._rules, self.weight_format, settled)
-        return Proposal(settled, place(self._model, self._machine, parallel), notes)
+        return Proposal(settled, placement, notes)
 
     def bill(self, proposal: Proposal) -> Ledger:
         """Return the lines of every rank; the ranks of a stage differ only where their cards do."""
@@ -137,7 +143,7 @@ class SgLang:
         del proposal, ledger
         return ()
 
-    def pool(self, proposal: Proposal, ledger: Ledger) -> Pool | None:
+    def pool(self, proposal: Proposal, ledger: Ledger) -> Pool:
         """Return the token pool of the poorest rank, as ``max_total_num_tokens`` counts it."""
         del ledger  # the pool follows from weights and share alone
         parallel, workload = read_parallel(proposal.placement), proposal.workload
@@ -175,7 +181,7 @@ class SgLang:
         parallel, workload = read_parallel(proposal.placement), proposal.workload
         weights = loaded_bytes(self._stages(parallel)[stage])
         held = weights - min(workload.cpu_offload_bytes, weights) + self._vision_bytes
-        held += billing.growth_line(parallel.tensor).n_bytes
+        held += self._stages(parallel)[stage].rounding_bytes + billing.growth_line(parallel.tensor).n_bytes
         return self._static_bytes(workload, proposal) - held
 
     @cached_property
@@ -204,7 +210,7 @@ class SgLang:
             full_bytes=rows.token_bytes(layers, windowed=False if apart else None),
             windowed_bytes=rows.token_bytes(layers, windowed=True) if apart else 0,
             state_bytes=rows.state_bytes(layers),
-            page_tokens=page_tokens(self._rules, self._card),
+            page_tokens=workload.block_tokens or page_tokens(self._rules, self._card),
         )
 
     def _graph_batch(self, workload: Workload, parallel: Parallel) -> int:
@@ -224,6 +230,7 @@ class SgLang:
             yield billing.state_line(cells, max(cells.state_slots(room), sequences * self._slots_per_request))
         if self._vision_bytes:
             yield billing.vision_line(self._vision_bytes)
+        yield rounding_line(weights)
         yield billing.growth_line(parallel.tensor)
         yield from billing.process_lines(gpu, parallel.tensor * parallel.pipeline)
         requests = most_requests(cells.tokens(room), context, workload.max_num_seqs)
@@ -251,3 +258,8 @@ class SgLang:
         yield activation_line(shape, batch if stage == parallel.pipeline - 1 else 0, outside=True)
         if not workload.enforce_eager:
             yield from billing.graph_lines(decode_graphs(batch), prefill_graphs(self._rules, self._model, tokens))
+
+
+def _fitted_context(pool: Pool, n_sequences: int) -> int:
+    """Return the whole pages of the pool that each of the sequences may fill."""
+    return pool.n_blocks // n_sequences * pool.block_tokens

@@ -7,6 +7,8 @@ Source:
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
+from msgspec.structs import replace
+
 from vramcalc.engines._serving.formats import cache_format, choose_format
 from vramcalc.engines._serving.rows import Rows
 from vramcalc.engines._serving.step import activation_line
@@ -71,8 +73,15 @@ class TensorRtLlm:
         cache_format(FORMATS, self._card, self._chosen.dtype, workload)
         parallel = choose_parallel(self._model, self._chosen.fmt, self._machine, workload)
         settled = fill_in(self._model, workload, parallel)
+        placement = place(self._model, self._machine, parallel)
+        if workload.fit_context and workload.n_context is None:
+            proposal = Proposal(settled, placement)
+            pool = self.pool(proposal, self.bill(proposal))
+            whole_blocks = max(0, pool.n_blocks - 1)  # the last one is rounded up
+            fitted = whole_blocks // (settled.n_sequences or 1) * pool.block_tokens
+            settled = replace(settled, n_context=min(self._model.context, fitted or self._model.context))
         notes = write_notes(self._model, self._machine, self.weight_format, settled)
-        return Proposal(settled, place(self._model, self._machine, parallel), notes)
+        return Proposal(settled, placement, notes)
 
     def bill(self, proposal: Proposal) -> Ledger:
         """Return the lines of every rank; the ranks of a stage differ only where their cards do."""
@@ -109,7 +118,7 @@ class TensorRtLlm:
         del proposal, ledger
         return ()
 
-    def pool(self, proposal: Proposal, ledger: Ledger) -> Pool | None:
+    def pool(self, proposal: Proposal, ledger: Ledger) -> Pool:
         """Return the KV pool of the poorest rank; tokens are rounded up to whole blocks, as the engine prints them."""
         parallel, workload = read_parallel(proposal.placement), proposal.workload
         budgets, sizes = self.budgets(proposal), []

@@ -33,6 +33,7 @@ KINDS = (
 )
 LARGER_SHARE = Fraction(95, 100)
 PAGED_ENGINES = ("vllm", "sglang", "tensorrt-llm")  # those that serve from a share of the card
+_INT4 = {"tensorrt-llm": "awq-4bit"}  # where w4a16 is not to be had
 _CACHES = {"ollama": ("q8_0", "q4_0"), "llama.cpp": ("q8_0", "q4_0"), **dict.fromkeys(PAGED_ENGINES, ("fp8",))}
 _OTHER_ENGINES = {
     "ollama": ("llama.cpp", "vllm"),
@@ -143,7 +144,7 @@ def sequences_change(asked: Asked, outcome: Outcome, n_sequences: int) -> Change
 def format_changes(asked: Asked, current: str, *, common: bool = False) -> Iterator[Change]:
     """Yield weight formats with fewer bits than the current one, best first; ``common``: those most people publish."""
     for quality in smaller_formats(asked, current):
-        if not common or quality.is_common:
+        if not common or quality.is_common or quality.name == _INT4.get(asked.engine):
             changed = replace(asked, weight_format=quality.name)
             lost = f"precision of the weights: {words_of_loss(quality)}"
             yield Change("format", changed, ("--quant", quality.name), lost)

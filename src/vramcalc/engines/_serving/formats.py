@@ -10,7 +10,7 @@ from vramcalc.errors import RefusedError, UnknownNameError
 from vramcalc.formulas.recipes import RECIPES
 from vramcalc.formulas.weights import Storage, checkpoint_storage
 from vramcalc.specs.format_names import scaled_format
-from vramcalc.specs.formats import CHECKPOINT, FLOATS, FP8, GGML, BlockFormat
+from vramcalc.specs.formats import FLOATS, FP8, GGML, BlockFormat, ScaledFormat
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.model import Dtype, ModelSpec
 from vramcalc.specs.workload import Workload
@@ -40,13 +40,14 @@ def choose_format(rules: FormatRules, model: ModelSpec, gpu: GpuSpec, asked: str
         dtype = running_dtype(model, named[name], capability(gpu))
         return ChosenFormat(dtype, FLOATS[dtype], dtype, Storage(FLOATS[dtype], FLOATS[dtype]))
     loads = ", ".join((*FLOATS, *rules.least))
-    if name not in rules.least:
-        if _is_known(name):
+    fmt, storage = scaled_format(name), checkpoint_storage(model, name)
+    if fmt is None or storage is None or _as_listed(fmt) not in rules.least:
+        if fmt is not None or _is_known(name):
             raise RefusedError(f"{rules.engine}'s {name} weights are not modelled", f"take one of {loads}")
         raise UnknownNameError(
             "weight format", name, (*FLOATS, *rules.least), see=f"{rules.engine} is modelled with {loads}"
         )
-    least = rules.least[name]
+    least = rules.least[_as_listed(fmt)]
     if capability(gpu) < least:
         asks = ".".join(map(str, least))
         raise RefusedError(
@@ -57,13 +58,20 @@ def choose_format(rules: FormatRules, model: ModelSpec, gpu: GpuSpec, asked: str
         raise RefusedError(
             f"mxfp4 covers experts alone here, and {model.name} has none", "take w4a16 or awq-4bit for a dense model"
         )
-    fmt = CHECKPOINT[name]
-    storage = checkpoint_storage(model, name) or Storage(fmt, FLOATS[model.dtype])
     return ChosenFormat(name, fmt, running_dtype(model, default_dtype(model), capability(gpu)), storage)
 
 
+def _as_listed(fmt: ScaledFormat) -> str:
+    """Return the name of a format at its usual group size; act-order and asymmetric int4 keep their own."""
+    if fmt.name.endswith("-actorder") or "-asym" in fmt.name:
+        return fmt.name
+    if fmt.method in ("awq", "gptq"):
+        return f"{fmt.method}-{fmt.element_bits}bit"
+    return "w4a16" if fmt.name.startswith("w4a16-") else fmt.name
+
+
 def _is_known(name: str) -> bool:
-    return scaled_format(name) is not None or name in GGML or name in RECIPES or "=" in name
+    return name in GGML or name in RECIPES or "=" in name
 
 
 def cache_format(rules: FormatRules, gpu: GpuSpec, dtype: Dtype, workload: Workload) -> BlockFormat:

@@ -47,11 +47,14 @@ def _size_words(usual: Defaults, workload: Workload) -> Iterator[str]:
         ("--dp-size", workload.data_parallel, 1),
         ("--ep-size", workload.tensor_parallel if workload.expert_parallel else 1, 1),
         ("--chunked-prefill-size", workload.step_tokens, usual.step_tokens),
+        ("--page-size", workload.block_tokens, None),
         ("--max-running-requests", workload.max_num_seqs, None),
         ("--cpu-offload-gb", -(-workload.cpu_offload_bytes // GIB), 0),
     )
     for flag, value, default in sizes:
         if value != default and value is not None:
             yield from (flag, str(value))
+    if not workload.prefix_caching:
+        yield "--disable-radix-cache"
     if workload.enforce_eager:
         yield "--disable-cuda-graph"

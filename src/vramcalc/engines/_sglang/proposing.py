@@ -6,10 +6,11 @@ from msgspec.structs import replace
 
 from vramcalc.engines._serving.formats import needs_checkpoint
 from vramcalc.engines._sglang.rules import LEAST_CAPABILITY, Defaults, RuleSet, has_windowed_pool
-from vramcalc.engines._vllm.parallel import Parallel
+from vramcalc.engines._vllm.parallel import Parallel, choose_parallel
 from vramcalc.engines._vllm.rules import capability
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
+from vramcalc.specs.formats import WeightFormat
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import GatedDelta, Mamba2, ModelSpec, NoAttention
 from vramcalc.specs.workload import Workload
@@ -57,6 +58,29 @@ def refuse_uncovered(model: ModelSpec, machine: Machine) -> None:
     )
 
 
+def share_out(model: ModelSpec, fmt: WeightFormat, machine: Machine, workload: Workload) -> Parallel:
+    """Return the parallel sizes. Replicas are whole, experts too: each takes GPUs of its own.
+
+    Source:
+        SGLang 0.5.23, srt/managers/data_parallel_controller.py, launch_dp_schedulers.
+    """
+    replicas = workload.data_parallel or 1
+    if replicas == 1 or not model.is_moe:
+        return choose_parallel(model, fmt, machine, workload)
+    alone = replace(workload, data_parallel=None)
+    if workload.tensor_parallel is None and workload.pipeline_parallel is None:
+        alone = replace(alone, tensor_parallel=max(1, min(len(machine.gpus), machine.n_gpus // replicas)))
+    chosen = choose_parallel(model, fmt, machine, alone)
+    needed = chosen.n_ranks * replicas
+    if needed > machine.n_gpus:
+        raise RefusedError(
+            f"{replicas} replicas of TP {chosen.tensor} x PP {chosen.pipeline} need {needed} GPUs; there are "
+            f"{machine.n_gpus}",
+            "lower a parallel size or add GPUs",
+        )
+    return replace(chosen, data=replicas)
+
+
 def fill_in(model: ModelSpec, machine: Machine, usual: Defaults, workload: Workload, parallel: Parallel) -> Workload:
     """Return the workload with SGLang's defaults, but for the share. Raises ``RefusedError`` for what it refuses."""
     context = model.context if workload.n_context is None else workload.n_context
@@ -69,10 +93,20 @@ def fill_in(model: ModelSpec, machine: Machine, usual: Defaults, workload: Workl
         )
     if workload.kv_cache_memory_bytes is not None:
         raise RefusedError("SGLang sizes its pool by share or by tokens, not by bytes", "set --memory-share")
+    if workload.kv_offload_bytes:
+        raise RefusedError(
+            "SGLang's hierarchical cache in host memory is not modelled", "leave --kv-offloading-size out"
+        )
+    if not workload.chunked_prefill:
+        raise RefusedError("SGLang without chunked prefill is not modelled", "set --step-tokens instead")
+    if not workload.prefix_caching and model.is_recurrent:
+        raise RefusedError(
+            "recurrent states without SGLang's radix cache are not modelled", "leave --no-prefix-caching out"
+        )
     tokens = usual.step_tokens if workload.step_tokens is None else workload.step_tokens
     sequences = 1 if workload.n_sequences is None else workload.n_sequences
-    if min(sequences, tokens, 1 if workload.max_num_seqs is None else workload.max_num_seqs) < 1:
-        raise RefusedError("sequences and tokens per step must be at least 1", "give each a positive number")
+    if min(sequences, tokens, *(n for n in (workload.max_num_seqs, workload.block_tokens) if n is not None)) < 1:
+        raise RefusedError("sequences, tokens per step and of a page must be at least 1", "give each a positive number")
     _refuse_unbalanced(machine, parallel)
     return replace(
         workload,

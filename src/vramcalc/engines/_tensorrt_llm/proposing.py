@@ -51,6 +51,11 @@ def fill_in(model: ModelSpec, workload: Workload, parallel: Parallel) -> Workloa
         raise RefusedError(
             "trtllm-serve takes no bytes for its cache on the command line", "set --memory-share, its share of the rest"
         )
+    if workload.kv_offload_bytes or workload.block_tokens:
+        raise RefusedError(
+            "trtllm-serve takes neither a cache in host memory nor a block size on the command line",
+            "leave --kv-offloading-size and --block-size out",
+        )
     if workload.cpu_offload_bytes:
         raise RefusedError("TensorRT-LLM keeps no weights in host memory", "leave --cpu-offload out, or --engine vllm")
     if parallel.data > 1:
@@ -87,5 +92,9 @@ def _notes(model: ModelSpec, machine: Machine, settled: Workload) -> Iterator[st
     yield "it starts with whatever its pool holds and shortens --max_seq_len to it"
     if any(window_of(kind.attention) is not None for kind in model.layers.kinds.values()):
         yield "windowed layers are taken to cache every token, as the 1.1 log of gpt-oss-120b shows"
+    if settled.k_format and settled.k_format.startswith("fp8"):
+        yield "an fp8 cache: the checkpoint's own, or `kv_cache_config: {dtype: fp8}` in the file given to --config"
+    if not settled.prefix_caching:
+        yield "without shared prefixes: `kv_cache_config: {enable_block_reuse: false}` in the file given to --config"
     if settled.enforce_eager:
         yield "without CUDA graphs: `cuda_graph_config: null` in the file given to --config"
