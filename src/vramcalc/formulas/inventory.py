@@ -94,7 +94,7 @@ def n_active_parameters(model: ModelSpec) -> int:
     """
     if not model.is_moe:
         return n_parameters(model)
-    left_out: tuple[Role, ...] = ("vision", "projector", *(("embedding",) if model.head == "separate" else ()))
+    left_out: tuple[Role, ...] = ("vision", "audio", "projector", *(("embedding",) if model.head == "separate" else ()))
     if model.active is not None:
         left_out = model.active.leaves_out
     roles = parameters_by_role(model)

@@ -23,8 +23,7 @@ def _qwen2_audio(tower: Keys, _: Keys, text_hidden: int) -> Rows:
     yield "a.position_embd", (tower.count("max_source_positions", 1500), w), 1
     yield "a.attn", (w, w), 4 * layers.n_layers
     yield "a.attn.bias", (w,), 3 * layers.n_layers
-    yield from plain_mlp(layers)
-    yield from layer_norms(layers, 1)
+    yield from (("a" + name[1:], shape, n) for name, shape, n in (*plain_mlp(layers), *layer_norms(layers, 1)))
     yield "mm.a.projector", (text_hidden, w), 1
     yield "mm.a.projector.bias", (text_hidden,), 1
 

@@ -44,7 +44,7 @@ def _pattern(order: Sequence[str]) -> Raw:
     """Return the shortest ``first`` and ``pattern`` that give the order."""
     n = len(order)
     best: tuple[int, tuple[str, ...], tuple[str, ...]] = (n, tuple(order), ())
-    for start in range(min(n, 8)):
+    for start in range(min(n, 64)):
         for period in range(1, min(n - start, 32) + 1):
             pattern = order[start : start + period]
             if all(order[i] == pattern[(i - start) % period] for i in range(start, n)):

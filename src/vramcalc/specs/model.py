@@ -80,6 +80,7 @@ Role = Literal[
     "norm",
     "head",
     "vision",
+    "audio",
     "projector",
     "other",
 ]
