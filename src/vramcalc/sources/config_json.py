@@ -98,10 +98,10 @@ def _facts(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect, whe
     if dialect.active_leaves_out is not None:
         counted = "as the publisher of the family counts"
         facts["active"] = {"leaves_out": dialect.active_leaves_out, "source": counted}
-    keys.ignore("quantization_config")
+    keys.ignore("quantization_config", "quantization")
     keys.check_all_known(dialect.harmless)
     if envelope is not None:
-        top.ignore("quantization_config", "text_config")
+        top.ignore("quantization_config", "quantization", "text_config")
         top.check_all_known(envelope.harmless)
     return facts
 
@@ -159,7 +159,11 @@ def _vision_tower(top: Keys, envelope: Envelope, facts: dict[str, Any]) -> list[
 
 def _quantised(raw: dict[str, Any], beside: dict[str, Any] | None, where: str) -> Quantised | None:
     text = raw.get("text_config")
-    section = raw.get("quantization_config") or (text.get("quantization_config") if isinstance(text, dict) else None)
+    section = (
+        raw.get("quantization_config")
+        or raw.get("quantization")
+        or (text.get("quantization_config") if isinstance(text, dict) else None)
+    )
     if section is not None and not isinstance(section, dict):
         raise BadInputError(f"{where}: key 'quantization_config' is no object", "name the model's config.json")
     found = read_quantised(section, beside, where)
