@@ -218,7 +218,7 @@ def _kept_format(group: TensorGroup, converted: BlockFormat) -> BlockFormat | No
     if not group.is_matrix or group.role in KEPT_ROLES or _stem(group) in KEPT_NAMES:
         return F32
     is_one_row = prod(group.shape[:-1]) == 1
-    return converted if is_one_row or group.role in ("vision", "projector") else None
+    return converted if is_one_row or group.role in ("vision", "audio", "projector") else None
 
 
 def _that_divides(fmt: BlockFormat, group: TensorGroup) -> BlockFormat:

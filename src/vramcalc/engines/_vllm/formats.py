@@ -57,7 +57,7 @@ def choose_format(model: ModelSpec, gpu: GpuSpec, asked: str | None) -> ChosenFo
         raise RefusedError(f"nvfp4 is NVIDIA's own format; {gpu.name} cannot run it", "take mxfp4, fp8 or bf16")
     if name == "mxfp4" and not model.is_moe:
         raise RefusedError(f"{_NO_EXPERTS}, and {model.name} has none", "take w4a16 or awq-4bit for a dense model")
-    if name.endswith("-actorder"):
+    if fmt.method == "gptq" and name.endswith("-actorder"):
         raise RefusedError(f"vLLM 0.33 refuses GPTQ with act-order ({name})", "take a release without it, or awq-4bit")
     return ChosenFormat(name, fmt, running_dtype(model, default_dtype(model), capability(gpu)), storage)
 
