@@ -8,10 +8,21 @@ from vramcalc.reports.accuracy import ValidationReport
 from vramcalc.reports.catalogue import Catalogue
 from vramcalc.reports.explanation import TextbookReport, WeightsReport
 from vramcalc.reports.matrix import MatrixReport
+from vramcalc.reports.plan import PlanReport
 from vramcalc.reports.schema import ErrorReport, Report
 from vramcalc.reports.solution import SolveReport
 
-_ANSWERS = (Report, SolveReport, MatrixReport, Catalogue, TextbookReport, WeightsReport, ValidationReport, ErrorReport)
+_ANSWERS = (
+    Report,
+    SolveReport,
+    MatrixReport,
+    PlanReport,
+    Catalogue,
+    TextbookReport,
+    WeightsReport,
+    ValidationReport,
+    ErrorReport,
+)
 
 
 def json_schema() -> dict[str, Any]:

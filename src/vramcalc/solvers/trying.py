@@ -14,7 +14,7 @@ Binding = Literal[
     "gpu_memory", "host_memory", "engine", "trained_context", "search_limit", "own_format", "catalogue", "none"
 ]
 
-_SURELY_SHORT = -64 * MIB  # below this an engine's own count and our bill cannot disagree about what fits
+SURELY_SHORT = -64 * MIB  # below this an engine's own count and our bill cannot disagree about what fits
 
 
 class Obstacle(Struct, frozen=True):
@@ -43,7 +43,7 @@ def fitting_outcome(asked: Asked) -> Outcome | None:
         engine = asked.bind()
         if asked.workload.gpu_layers is None and asked.workload.cpu_moe is None and engine.margin_bytes:
             room = room_of(engine, asked, asked.workload)(asked.workload)
-            if room is None or room < _SURELY_SHORT:
+            if room is None or room < SURELY_SHORT:
                 return None
         outcome = estimate_outcome(engine, asked.machine, asked.workload)
     except UsageError:
