@@ -23,7 +23,7 @@ SECTIONS = {
     "What and where": ("model", "gpu", "nodes", "ram", "reserve", "os", "engine", "quant", "registry"),
     "The load": ("context", "parallel", "step_tokens", "kv_type", "flash_attention"),
     "llama.cpp and Ollama": ("slots", "kv_unified", "swa_full", "gpu_layers", "cpu_moe", "env"),
-    "vLLM": (
+    "vLLM, SGLang, TensorRT-LLM": (
         "memory_share",
         "max_num_seqs",
         "tp",
@@ -58,7 +58,8 @@ class RequestOptions:
     nodes: Annotated[int, Option(help="Machines of that kind.")] = 1
     ram: Annotated[str | None, Option(help="Host memory of one machine, e.g. 64GB.")] = None
     engine: Annotated[
-        list[str], Option("--engine", "-e", help="ollama, llama.cpp or vllm; vllm@0.19 pins a version; repeatable.")
+        list[str],
+        Option("--engine", "-e", help="ollama, llama.cpp, vllm, sglang, tensorrt-llm; vllm@0.19 pins a version."),
     ] = ("ollama", "vllm")  # type: ignore[assignment]
     quant: Annotated[
         list[str], Option("--quant", "-q", help="Weight format: q4_k_m, awq-4bit, attn=q6_k,mlp=q4_k ...; repeatable.")
@@ -83,8 +84,8 @@ class RequestOptions:
     dp: Annotated[int | None, Option(help="Data-parallel size.")] = None
     ep: Annotated[bool | None, Option("--ep/--no-ep", help="Experts whole on their ranks.")] = None
     enforce_eager: Annotated[bool, Option("--enforce-eager", help="No CUDA graphs.")] = False
-    kv_cache_memory_bytes: Annotated[str | None, Option(help="The KV pool of each card, e.g. 4GiB.")] = None
-    cpu_offload: Annotated[str | None, Option(help="Weights of each card kept in host memory, e.g. 4GiB.")] = None
+    kv_cache_memory_bytes: Annotated[str | None, Option(help="vLLM: the KV pool of each card, e.g. 4GiB.")] = None
+    cpu_offload: Annotated[str | None, Option(help="vLLM, SGLang: weights of each card in RAM, e.g. 4GiB.")] = None
     gpu_layers: Annotated[int | None, Option(help="Layers on GPUs; the head counts as one.")] = None
     cpu_moe: Annotated[int | None, Option(help="llama.cpp: keep the experts of the first N layers in RAM.")] = None
     flash_attention: Annotated[

@@ -30,7 +30,7 @@ def json_schema() -> dict[str, Any]:
     answers, definitions = json.schema_components(_ANSWERS, ref_template="#/$defs/{name}")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "vramcalc: what a command answers as JSON",
+        "title": "vramcalc: an answer of one of its commands, or an error",
         "anyOf": list(answers),
         "$defs": definitions,
     }

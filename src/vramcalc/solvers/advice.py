@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from vramcalc.errors import UsageError
 from vramcalc.estimation import Asked, Outcome, estimate_outcome
 from vramcalc.solvers.ladder import (
+    PAGED_ENGINES,
     Change,
     context_change,
     eager_changes,
@@ -35,7 +36,7 @@ def find_advice(asked: Asked, outcome: Outcome, limits: Limits) -> tuple[str, ..
         found.append("leave --gpu-layers and --cpu-moe out: the engine's own placement keeps it on the GPUs")
         return tuple(found)
     found += _other_formats(asked, outcome, least=max(LEAST_USEFUL_CONTEXT, shorter + 1), goal=context)
-    if asked.engine == "vllm" and not found:
+    if asked.engine in PAGED_ENGINES and not found:
         found.append("--engine ollama: it may keep some layers in host memory, which is slower but runs")
     return tuple(found)
 

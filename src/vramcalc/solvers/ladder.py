@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from vramcalc.estimation import Asked, Outcome
-from vramcalc.specs.formats import CHECKPOINT
+from vramcalc.specs.format_names import scaled_format
 from vramcalc.specs.quality import CACHE_QUALITY, Quality, qualities_for, weight_quality
 from vramcalc.specs.workload import Workload
 
@@ -35,8 +35,15 @@ KINDS = (
     "a bigger GPU",
 )
 LARGER_SHARE = Fraction(95, 100)
-_CACHES = {"ollama": ("q8_0", "q4_0"), "llama.cpp": ("q8_0", "q4_0"), "vllm": ("fp8",)}
-_OTHER_ENGINES = {"ollama": ("llama.cpp", "vllm"), "llama.cpp": ("ollama", "vllm"), "vllm": ("ollama", "llama.cpp")}
+PAGED_ENGINES = ("vllm", "sglang", "tensorrt-llm")  # those that serve from a share of the card
+_CACHES = {"ollama": ("q8_0", "q4_0"), "llama.cpp": ("q8_0", "q4_0"), **dict.fromkeys(PAGED_ENGINES, ("fp8",))}
+_OTHER_ENGINES = {
+    "ollama": ("llama.cpp", "vllm"),
+    "llama.cpp": ("ollama", "vllm"),
+    "vllm": ("ollama", "llama.cpp"),
+    "sglang": ("vllm", "ollama", "llama.cpp"),
+    "tensorrt-llm": ("vllm", "ollama", "llama.cpp"),
+}
 _LEAST_STEP = 256
 _GPU_COUNTS = (2, 4, 8)
 
@@ -132,10 +139,8 @@ def smaller_formats(asked: Asked, current: str) -> tuple[Quality, ...]:
 
 def released_bits(name: str) -> float:
     """Return the bits per element of a checkpoint's format, those of its experts where they differ; floats have 16."""
-    fmt = CHECKPOINT.get(name)
-    if fmt is None:
-        return 16
-    return fmt.experts.element_bits if fmt.experts else fmt.element_bits
+    fmt = scaled_format(name)
+    return 16 if fmt is None else float((fmt.experts or fmt).element_bits)
 
 
 def engine_changes(asked: Asked) -> Iterator[Change]:

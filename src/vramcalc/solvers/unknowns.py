@@ -14,7 +14,7 @@ from vramcalc.estimation import Asked, estimate_outcome
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.solvers.ladder import released_bits
 from vramcalc.solvers.limits import CONTEXT_STEP, MOST_SEQUENCES
-from vramcalc.solvers.room import room_of
+from vramcalc.solvers.room import sure_room_of
 from vramcalc.solvers.search import edge_near, largest_of_islands
 from vramcalc.solvers.trying import SURELY_SHORT, Binding, fits, fitting_outcome, obstacle_of, try_asked
 from vramcalc.specs.machine import Machine
@@ -100,7 +100,7 @@ class _Edge(Struct, frozen=True):
 def _largest(asked: Asked, at: Callable[[int], Workload], *, upper: int) -> _Edge:
     """Find the edge by the room of a full placement, then settle it by the engine's own. The least load needs least."""
     engine = asked.bind()
-    room_at = room_of(engine, asked, asked.workload, surely=True)
+    room_at = sure_room_of(engine, asked, asked.workload)
 
     @functools.cache
     def room(n: int) -> int | None:
