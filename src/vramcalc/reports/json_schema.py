@@ -10,6 +10,7 @@ from vramcalc.reports.detection import Detection
 from vramcalc.reports.explanation import TextbookReport
 from vramcalc.reports.inspection import InspectionReport
 from vramcalc.reports.matrix import MatrixReport
+from vramcalc.reports.plan import PlanReport
 from vramcalc.reports.schema import ErrorReport, Report
 from vramcalc.reports.solution import SolveReport
 from vramcalc.reports.watching import WatchReport
@@ -19,6 +20,7 @@ _ANSWERS = (
     Report,
     SolveReport,
     MatrixReport,
+    PlanReport,
     Catalogue,
     TextbookReport,
     WeightsReport,

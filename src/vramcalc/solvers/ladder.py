@@ -15,6 +15,7 @@ from vramcalc.specs.quality import CACHE_QUALITY, Quality, qualities_for, weight
 from vramcalc.specs.workload import Workload
 
 # From the cheapest in quality, speed and money to the dearest: the order of the ladder.
+ON_OTHER_HARDWARE = frozenset({"more GPUs", "a bigger GPU"})
 KINDS = (
     "placement",
     "free share",
@@ -22,9 +23,12 @@ KINDS = (
     "cache",
     "step",
     "eager",
+    "together",
     "format",
+    "format and cache",
     "sequences",
     "context",
+    "together and context",
     "format and context",
     "offload",
     "engine",
@@ -115,7 +119,9 @@ def cache_changes(asked: Asked, outcome: Outcome) -> Iterator[Change]:
 
 
 def step_changes(asked: Asked, outcome: Outcome) -> Iterator[Change]:
-    """Yield smaller steps, from the largest: each halves the tokens of a forward pass."""
+    """Yield smaller steps, each half of the one before; Ollama has no switch for them."""
+    if asked.engine == "ollama":
+        return
     settled = outcome.proposal.workload
     step = (settled.step_tokens or 0) // 2
     while step >= max(_LEAST_STEP, settled.max_num_seqs or 0):

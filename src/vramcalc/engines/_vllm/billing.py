@@ -44,13 +44,15 @@ def weight_line(weights: RankWeights, offloaded_bytes: int) -> Line:
     for name, change in weights.changes.items():
         terms += f" {'+' if change > 0 else '-'} {name}"
         values[name] = abs(change)
+    loaded = weights.n_bytes + sum(weights.changes.values())
+    offloaded_bytes = min(offloaded_bytes, loaded)  # what the end of loading drops is not there to offload
     if offloaded_bytes:
         terms += " - offloaded"
         values["offloaded"] = offloaded_bytes
     return Line(
         component=Component.WEIGHTS,
         device="",
-        n_bytes=weights.n_bytes + sum(weights.changes.values()) - offloaded_bytes,
+        n_bytes=loaded - offloaded_bytes,
         basis=Basis.DERIVED,
         why="parameters of this rank with their scales, rope tables and what the end of loading changes",
         source=_CODE,
