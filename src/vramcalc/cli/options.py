@@ -38,6 +38,9 @@ class RequestOptions:
     ] = ()  # type: ignore[assignment]
     nodes: Annotated[int, Option(help="Machines of that kind.")] = 1
     ram: Annotated[str | None, Option(help="Host memory of one machine, e.g. 64GB.")] = None
+    ram_bandwidth: Annotated[
+        str | None, Option(help="What host memory reads in a second, e.g. 60GB/s; for the speed of offloaded layers.")
+    ] = None
     engine: Annotated[
         list[str], Option("--engine", "-e", help="ollama, llama.cpp or vllm; vllm@0.19 pins a version; repeatable.")
     ] = ("ollama", "vllm")  # type: ignore[assignment]
@@ -47,6 +50,9 @@ class RequestOptions:
     context: Annotated[
         str | None, Option("--context", "-c", "--max-model-len", help="Tokens of one sequence: 8192, 8k.")
     ] = None
+    depth: Annotated[str | None, Option(help="Tokens of a sequence in the cache where speed is told; default 512.")] = (
+        None
+    )
     parallel: Annotated[
         int | None, Option("--parallel", "-n", "--users", help="Sequences that must fit at once, each at full context.")
     ] = None
@@ -92,6 +98,7 @@ class RequestOptions:
             quants=self.quant or (None,),
             nodes=self.nodes,
             ram=self.ram,
+            ram_bandwidth=self.ram_bandwidth,
             reserve=self.reserve,
             os=self.os.value,
             kv_type=self.kv_type,
@@ -102,6 +109,7 @@ class RequestOptions:
                 n_sequences=self.parallel,
                 n_slots=self.slots,
                 step_tokens=_count("--step-tokens", self.step_tokens),
+                depth_tokens=_count("--depth", self.depth),
                 memory_share=_share(self.memory_share),
                 max_num_seqs=self.max_num_seqs,
                 tensor_parallel=self.tp,

@@ -27,7 +27,7 @@ class StoredTensor(Struct, frozen=True):
 
 def stored_tensors(model: ModelSpec, weight_format: str) -> Iterator[StoredTensor]:
     """Yield what a file of this format holds. Raises ``UnknownNameError`` for a format nobody knows."""
-    if weight_format in _SCALED or weight_format in FLOATS:
+    if is_checkpoint_format(weight_format):
         yield from _checkpoint_tensors(model, weight_format)
         return
     try:
@@ -42,6 +42,11 @@ def stored_tensors(model: ModelSpec, weight_format: str) -> Iterator[StoredTenso
             rows = group.copies * prod(group.shape[:-1])
             n_bytes = n_layers * fmt.matrix_bytes(rows, group.shape[-1])
             yield StoredTensor(group.name, group.role, fmt.name, n_layers * per_layer, n_bytes)
+
+
+def is_checkpoint_format(weight_format: str) -> bool:
+    """Whether a checkpoint stores its tensors so, each matrix in one format; the others are GGUF mixes."""
+    return weight_format in _SCALED or weight_format in FLOATS
 
 
 def _checkpoint_tensors(model: ModelSpec, weight_format: str) -> Iterator[StoredTensor]:

@@ -22,6 +22,7 @@ from vramcalc.renderers.words import (
     memory_sentence,
     range_sentence,
     readouts_sentence,
+    speed_sentence,
     subject,
     verdict_sentence,
 )
@@ -214,6 +215,8 @@ def _said_of(estimate: EstimateReport) -> Iterator[tuple[str, str]]:
     shown = readouts_sentence(estimate)
     if shown and estimate.verdict != "does_not_fit":
         yield "", shown
+    if speed_sentence(estimate):
+        yield "", speed_sentence(estimate)
     for advice in estimate.advice:
         yield "would help", advice
     if estimate.launch and estimate.verdict != "does_not_fit":

@@ -9,7 +9,7 @@ class Machine(Struct, frozen=True):
     """One or more equal nodes.
 
     ``reserve_bytes`` is what other programs (a desktop, say) already hold on each GPU; ``host_memory_bytes`` is per
-    node and None where nobody said.
+    node and None where nobody said, as is ``host_bandwidth_bytes_per_s``.
     """
 
     gpus: tuple[GpuSpec, ...]
@@ -17,6 +17,7 @@ class Machine(Struct, frozen=True):
     host_memory_bytes: int | None = None
     os: OperatingSystem = "linux"
     reserve_bytes: int = 0
+    host_bandwidth_bytes_per_s: int | None = None
 
     @property
     def n_gpus(self) -> int:

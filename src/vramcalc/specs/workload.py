@@ -14,6 +14,7 @@ class Workload(Struct, frozen=True, kw_only=True):
     n_context: int | None = None
     n_sequences: int | None = None
     step_tokens: int | None = None  # tokens per forward pass
+    depth_tokens: int | None = None  # tokens of a sequence in the cache where its speed is told
     k_format: str | None = None
     v_format: str | None = None
     flash_attention: bool | None = None
