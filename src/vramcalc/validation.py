@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 
 from vramcalc.engines import bind_engine
-from vramcalc.engines.base import Pool, Setup
+from vramcalc.engines.base import ALLOCATOR_ROUNDING, Pool, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.estimation import Outcome, estimate_outcome, outcome_speed
 from vramcalc.ledger import Component, Ledger
@@ -21,7 +21,7 @@ from vramcalc.speed import Speed
 
 MISS_ABOVE = 0.02  # an error above this share is listed
 _SPEEDS = frozenset({Quantity.DECODE_SPEED, Quantity.PROMPT_SPEED})
-# What vLLM's coefficients were fitted to: the same logs, and the pool is what those terms leave.
+# What servers' coefficients were fitted to: the same logs, and the pool is what those terms leave.
 _IN_SAMPLE = {
     **{(engine, "bench"): _SPEEDS for engine in ("llama.cpp", "ollama", "vllm")},
     ("vllm", "log"): frozenset(
@@ -34,6 +34,8 @@ _IN_SAMPLE = {
             Quantity.POOL_TOKENS,
         }
     ),
+    ("sglang", "log"): frozenset({Quantity.POOL, Quantity.POOL_TOKENS, Quantity.STATE}),
+    ("tensorrt-llm", "log"): frozenset({Quantity.WEIGHTS, Quantity.POOL, Quantity.POOL_TOKENS}),
 }
 _THOUSAND = 1000
 _DIGITS = 9  # what is kept of an error, and the slack of a comparison with the table
@@ -191,9 +193,11 @@ def _estimated(figure: MeasuredFigure, model: ModelSpec, outcome: Outcome, pool:
         case Quantity.RUNTIME:
             return _held(ledger, Component.RUNTIME)
         case Quantity.UNACCOUNTED:
-            return _held(ledger, Component.UNACCOUNTED)
+            return _held(ledger, Component.UNACCOUNTED) - _rounding(ledger)
         case Quantity.CUDA_GRAPHS:
             return _held(beside, Component.COMPUTE_BUFFER)
+        case Quantity.LOADED:
+            return _held(ledger, Component.WEIGHTS) + _rounding(ledger)
         case Quantity.NEED:
             return inside.n_bytes
         case Quantity.LEAST_CACHE:
@@ -220,6 +224,10 @@ def _estimated(figure: MeasuredFigure, model: ModelSpec, outcome: Outcome, pool:
         case Quantity.EXPERT_LAYERS:
             kinds = [model.layers.kinds[name] for name in model.layers.order()]
             return sum(placement.experts_stay(i) for i, kind in enumerate(kinds) if isinstance(kind.mlp, MoeMlp))
+
+
+def _rounding(ledger: Ledger) -> int:
+    return sum(line.n_bytes for line in ledger.lines if ALLOCATOR_ROUNDING in line.values)
 
 
 def _held(ledger: Ledger, component: Component) -> int:

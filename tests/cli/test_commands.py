@@ -5,8 +5,10 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from typer.testing import CliRunner, Result
 import vramcalc
 from vramcalc.cli import app
 from vramcalc.cli.commands import SUMMARIES, build_command
+from vramcalc.cli.options import SECTIONS, RequestOptions
 
 SPILLED = ("speed", "-m", "deepseek-r1-8b", "-g", "rtx3060", "-e", "ollama", "--gpu-layers", "28")
 MAIN_JOB = ("estimate", "--model", "deepseek-r1-8b", "--gpu", "rtx3060")
@@ -51,7 +54,7 @@ def test_the_story_on_an_rtx_3060() -> None:
     gpu, host = ollama["devices"]
     assert (gpu["weights_bytes"], host["weights_bytes"]) == (4_617_396_480, 295_501_824)
     assert gpu["weights_bytes"] + host["weights_bytes"] == 4_912_898_304
-    assert vllm["devices"][0]["weights_bytes"] == 16_094_077_696  # 16,060,522,496 + its rope table + scales
+    assert vllm["devices"][0]["weights_bytes"] == 16_094_077_440  # 16,060,522,496 + its rope table + scales
     assert vllm["devices"][0]["headroom_bytes"] < 0
 
 
@@ -255,7 +258,7 @@ def test_a_model_from_its_config(tmp_path: Path) -> None:
         (estimate,) = estimates("-m", name, "-g", "rtx3060", "-e", "vllm")
         assert estimate["model"]["id"] == "mine"
         assert estimate["model"]["n_parameters"] == 8_030_261_248
-        assert estimate["devices"][0]["weights_bytes"] == 16_094_077_696
+        assert estimate["devices"][0]["weights_bytes"] == 16_094_077_440
 
     (folder / "config.json").write_text(text.replace('"hidden_size"', '"hidden_width": 1, "hidden_size"'), "utf-8")
     result = run("estimate", "-m", str(folder), "-g", "rtx3060")
@@ -371,6 +374,18 @@ def program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 @pytest.mark.parametrize("name", SUMMARIES)
 def test_the_summary_of_a_command_is_the_first_line_of_its_help(name: str) -> None:
     assert SUMMARIES[name] == build_command(name).help.partition("\n\n")[0].replace("\n", " ")
+
+
+def test_every_shared_option_has_its_section() -> None:
+    assert sorted(name for names in SECTIONS.values() for name in names) == sorted(
+        f.name for f in fields(RequestOptions)
+    )
+
+
+def test_the_sections_of_help() -> None:
+    titles = [line[:-1] for line in run("estimate", "--help").stdout.splitlines() if re.fullmatch(r"\S.*:", line)]
+
+    assert titles == [*SECTIONS, "Options"]
 
 
 def test_a_command_imports_no_other() -> None:

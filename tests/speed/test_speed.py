@@ -240,7 +240,7 @@ def test_a_class_without_runs_is_assumed_with_a_wide_range() -> None:
 
     assert speed.basis is Basis.ASSUMED
     assert speed.decode.high / speed.decode.low > 2.5
-    assert "no speed of vllm on amd cards is known" in speed.notes[0]
+    assert "no run of vllm on amd cards is known" in speed.notes[0]
 
 
 @pytest.mark.parametrize(

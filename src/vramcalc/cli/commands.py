@@ -4,12 +4,13 @@ from importlib import import_module
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 # Name to summary: the first line of the command's docstring, which a test holds. Modules are named as their commands,
 # or stand in ``_MODULES``.
 SUMMARIES = {
     "estimate": "Tell whether a model runs on your GPUs, what takes the memory, and what would help.",
+    "solve": "Find the one unknown that still fits, and what stops it there.",
     "explain": "Print each formula with its symbols, the numbers put in, and the source.",
     "models": "The models it knows: list, search, show.",
     "gpus": "The GPUs it knows: list, search, show.",
@@ -37,12 +38,31 @@ class LazyCommands(TyperGroup):
             formatter.write_dl([(name, _shortened(summary, room)) for name, summary in SUMMARIES.items()])
 
 
+class SectionedCommand(TyperCommand):
+    """A command whose help sorts its options into sections."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+        """Write the sections that have options, the command's own last."""
+        from vramcalc.cli.options import SECTIONS  # noqa: PLC0415 - for help alone
+
+        titles = {name: title for title, names in SECTIONS.items() for name in names}
+        rows: dict[str, list[Any]] = {title: [] for title in ("Arguments", *SECTIONS, "Options")}
+        for parameter in self.get_params(ctx):
+            title = "Arguments" if parameter.param_type_name == "argument" else titles.get(parameter.name, "Options")
+            record = parameter.get_help_record(ctx)
+            rows[title] += [record] if record else []
+        for title, records in rows.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
 def build_command(name: str) -> Any:  # noqa: ANN401
     """Return typer's command of one of ``SUMMARIES``."""
     target = getattr(import_module(f"vramcalc.cli.{_MODULES.get(name, name)}"), name)
     if not isinstance(target, typer.Typer):
         function, target = target, typer.Typer(add_completion=False, rich_markup_mode=None)
-        target.command(name)(function)
+        target.command(name, cls=SectionedCommand)(function)
     return typer.main.get_command(target)
 
 

@@ -8,8 +8,22 @@ from vramcalc.engines.base import Engine, Setup
 from vramcalc.errors import RefusedError, UnknownNameError
 from vramcalc.specs.workload import Workload
 
-_MODULES = {"ollama": "ollama", "llama.cpp": "llama_cpp", "vllm": "vllm"}
-_OTHER_NAMES = {"llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp"}
+_MODULES = {
+    "ollama": "ollama",
+    "llama.cpp": "llama_cpp",
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "tensorrt-llm": "tensorrt_llm",
+}
+_OTHER_NAMES = {
+    "llamacpp": "llama.cpp",
+    "llama-cpp": "llama.cpp",
+    "llama-server": "llama.cpp",
+    "trtllm": "tensorrt-llm",
+    "trt-llm": "tensorrt-llm",
+    "tensorrt_llm": "tensorrt-llm",
+    "tensorrtllm": "tensorrt-llm",
+}
 
 ENGINE_NAMES = tuple(_MODULES)
 

@@ -11,6 +11,8 @@ from vramcalc.specs.model import ModelSpec
 from vramcalc.specs.placement import Placement
 from vramcalc.specs.workload import Workload
 
+ALLOCATOR_ROUNDING = "allocator_rounding"  # names, among a line's values, what an allocator adds to the weights
+
 
 class Setup(Struct, frozen=True):
     """What an engine is bound to; a format or version of None leaves the choice to it."""

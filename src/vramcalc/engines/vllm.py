@@ -22,7 +22,7 @@ from vramcalc.engines._vllm.rules import (
     RULE_SETS,
     RuleSet,
     capability,
-    n_graph_sizes,
+    graph_sizes,
     rules_for,
 )
 from vramcalc.engines._vllm.weights import RankWeights, WeightRules, step_buffers
@@ -185,7 +185,7 @@ class Vllm:
             wide = VERSIONS.index(self.version) <= VERSIONS.index(_LAST_PADDED_WIDE)
             rules = WeightRules(
                 model=self._model,
-                fmt=self._chosen.fmt,
+                storage=self._chosen.storage,
                 dtype=self._chosen.dtype,
                 card=capability(self._card),
                 expert_multiple=(256 if wide else 64) if triton else 128,
@@ -228,6 +228,7 @@ class Vllm:
         layers = parallel.stages(self._model.layers.n_layers)[stage]
         weights = weights.beside(step_buffers(self._model, layers, workload.step_tokens or 0, self._chosen.dtype))
         yield billing.weight_line(weights, min(workload.cpu_offload_bytes, weights.n_bytes))
+        yield billing.rounding_line(weights)
         plan = self._cache_plan(workload, parallel)
         if plan.groups:
             sequences = ceil_div(workload.n_sequences or 1, parallel.data)
@@ -259,8 +260,8 @@ class Vllm:
         yield billing.activation_line(shape, self._rules, is_measured=measured)
         if not workload.enforce_eager:
             n_layers = len(parallel.stages(self._model.layers.n_layers)[stage])
-            n_sizes = n_graph_sizes(self._model, capability(self._card), ceiling)
-            yield billing.graph_line(shape, n_layers, n_sizes, self._rules, is_measured=measured)
+            sizes = graph_sizes(self._model, capability(self._card), ceiling)
+            yield billing.graph_line(shape, n_layers, sizes, self._rules, is_measured=measured)
 
 
 def _beside_cache(ledger: Ledger, device: str) -> int:

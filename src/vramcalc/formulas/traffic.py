@@ -11,7 +11,7 @@ from msgspec import Struct
 from vramcalc.formulas.inventory import TensorGroup, tensor_groups
 from vramcalc.formulas.kv_cache import cached_row_elements, compressed_rows, state_elements, window_of
 from vramcalc.formulas.recipes import gguf_tensors
-from vramcalc.formulas.weights import is_checkpoint_format, storage_of
+from vramcalc.formulas.weights import checkpoint_storage
 from vramcalc.specs.formats import BlockFormat
 from vramcalc.specs.model import LayerKind, ModelSpec, MoeMlp, NoAttention
 
@@ -74,12 +74,13 @@ def traffic_of(model: ModelSpec, weight_format: str) -> Traffic:
 
 def _stored(model: ModelSpec, weight_format: str) -> Iterator[tuple[TensorGroup, int | None, int]]:
     """Yield each group with its layer, None outside the layers, and its bytes there."""
-    if is_checkpoint_format(weight_format):
-        for group in tensor_groups(model):
-            rows = group.copies * prod(group.shape[:-1])
-            n_bytes = storage_of(group, weight_format, model.dtype).matrix_bytes(rows, group.shape[-1])
-            for layer in group.layers or (None,):
-                yield group, layer, n_bytes
+    storage = checkpoint_storage(model, weight_format)
+    if storage is not None:
+        for whole in tensor_groups(model):
+            for group, fmt in storage.parts(whole):
+                n_bytes = group.copies * fmt.matrix_bytes(prod(group.shape[:-1]), group.shape[-1])
+                for layer in group.layers or (None,):
+                    yield group, layer, n_bytes
         return
     for tensor in gguf_tensors(model, weight_format):
         group, sizes = tensor.group, {}

@@ -13,6 +13,7 @@ _FIGURES = {
     "kv_cache": "KV cache",
     "compute_buffer": "compute buffer",
     "runtime": "CUDA context, NCCL",
+    "loaded": "weights as loaded",
     "unaccounted": "growth outside PyTorch",
     "cuda_graphs": "CUDA graphs",
     "need": "need after the fit",

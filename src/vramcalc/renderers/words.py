@@ -5,7 +5,13 @@ from collections import Counter
 from vramcalc.reports.schema import MOST_SEQUENCES_TRIED, DeviceReport, EstimateReport, GpuReport, MachineReport
 from vramcalc.units import format_gib
 
-ENGINE_TITLES = {"ollama": "Ollama", "vllm": "vLLM", "llama.cpp": "llama.cpp"}
+ENGINE_TITLES = {
+    "ollama": "Ollama",
+    "vllm": "vLLM",
+    "llama.cpp": "llama.cpp",
+    "sglang": "SGLang",
+    "tensorrt-llm": "TensorRT-LLM",
+}
 _SLOW = 10  # tokens a second below which a decimal tells something
 VERDICT_WORDS = {
     "fits": "fits",

@@ -3,10 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from msgspec import Struct
 from msgspec.structs import fields
 
-from vramcalc.estimation import HOST_RESERVE_BYTES, Outcome, outcome_speed
+from vramcalc.estimation import HOST_RESERVE_BYTES, Asked, Outcome, outcome_speed
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.formulas.inventory import n_active_parameters, n_parameters
 from vramcalc.ledger import DISK, HOST, Component, Ledger, Line
@@ -32,17 +31,6 @@ from vramcalc.specs.model import ModelSpec, MoeMlp
 from vramcalc.specs.placement import Placement
 from vramcalc.specs.workload import Workload
 from vramcalc.units import MIB
-
-
-class Asked(Struct, frozen=True):
-    """The question behind one estimate."""
-
-    model: ModelSpec
-    machine: Machine
-    engine: str
-    version: str | None
-    weight_format: str | None
-    workload: Workload
 
 
 def freeze_refusal(asked: Asked, version: str, reason: str, advice: str, notes: Iterable[str]) -> EstimateReport:

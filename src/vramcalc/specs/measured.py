@@ -25,6 +25,7 @@ class Quantity(StrEnum):
     RUNTIME = "runtime"
     UNACCOUNTED = "unaccounted"
     CUDA_GRAPHS = "cuda_graphs"  # as captured beside the budget: vLLM before 0.21
+    LOADED = "loaded"  # weights as an allocator holds them: "Model loading took"
     NEED = "need"  # all that counts against a GPU's budget
     LEAST_CACHE = "least_cache"  # the KV cache without which the engine does not start, of the fullest GPU
     POOL = "pool"  # the KV cache it sets aside

@@ -166,5 +166,5 @@ def _notes(run: Run, used: Sequence[str], terms: Sequence[Term]) -> Iterator[str
         yield "host memory is taken to read 64 GB/s (51 to 90: two channels of DDR4 or DDR5); --ram-bandwidth states it"
     cards = run.cards_of(used)
     for name in dict.fromkeys(card.name for card in cards if not card.is_seen):
-        yield f"no speed of {run.engine} on {name} cards is known: taken is that of a like class, with a wide range"
+        yield f"no run of {run.engine} on {name} cards is known: its speed is that of the likest one, with a wide range"
     yield from dict.fromkeys(card.assumption for card in cards if card.assumption)

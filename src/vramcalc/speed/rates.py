@@ -58,7 +58,8 @@ _PAGED: Mapping[str, CardClass] = {
     "nvidia hbm": CardClass(0.865, 0.4, 139, 90, 50, 0.86, 1.3, 0.6),
 }
 _PAGED_AS = {"nvidia unified": "nvidia", "nvidia pascal": "nvidia", "amd": "nvidia hbm", "intel": "nvidia"}
-_FAMILIES = {"llama.cpp": _GGML, "ollama": _GGML, "vllm": _PAGED, "sglang": _PAGED}
+_FAMILIES = {"llama.cpp": _GGML, "ollama": _GGML, "vllm": _PAGED, "sglang": _PAGED, "tensorrt-llm": _PAGED}
+_BORROWERS = frozenset({"sglang", "tensorrt-llm"})  # vLLM's shares, for want of runs of their own
 _LEAST_HBM_NVLINK = 150  # GB/s: so many links mark the data-centre dies, which carry HBM
 _WIDER = {"ollama": (0.93, 1.13)}  # its runs come from people's own machines, one or two each
 _UNSEEN = (0.5, 1.5)  # the range where no run of the class under the engine is known
@@ -103,7 +104,7 @@ def rates_of(engine: str, weight_format: str, gpu: GpuSpec, n_sequences: int = 1
     if family is None or gpu.bandwidth_gb_per_s is None:
         return None
     name = class_of(gpu)
-    is_seen = name in family
+    is_seen = name in family and engine not in _BORROWERS
     found = family.get(name) or family.get(_PAGED_AS.get(name, ""))
     if found is None:
         return None

@@ -7,7 +7,8 @@ from vramcalc.engines._ggml.run import Run
 from vramcalc.engines.base import Setup
 from vramcalc.errors import RefusedError, UnknownNameError
 from vramcalc.formulas.recipes import resolve_recipe
-from vramcalc.specs.formats import CHECKPOINT, GGML, OTHER_RUNTIMES, BlockFormat
+from vramcalc.specs.format_names import scaled_format
+from vramcalc.specs.formats import GGML, BlockFormat
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.model import (
     FullAttention,
@@ -32,7 +33,7 @@ def choose_format(setup: Setup, engine: str) -> str:
     if asked is None:
         return setup.model.ollama_format or DEFAULT_FORMAT
     name = asked.strip().lower()
-    if name in CHECKPOINT or name in OTHER_RUNTIMES:
+    if scaled_format(name) is not None:
         raise RefusedError(
             f"{name} is no GGUF format, and {engine} reads GGUF files alone",
             f"take a GGUF mix, e.g. --quant {DEFAULT_FORMAT}, or --engine vllm",

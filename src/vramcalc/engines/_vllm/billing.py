@@ -1,6 +1,6 @@
 """The lines of one rank's bill."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
@@ -10,13 +10,14 @@ from vramcalc.engines._vllm.pages import Reach
 from vramcalc.engines._vllm.pool import CachePlan
 from vramcalc.engines._vllm.rules import RuleSet, capability
 from vramcalc.engines._vllm.weights import RankWeights
+from vramcalc.engines.base import ALLOCATOR_ROUNDING
 from vramcalc.ledger import HOST, Basis, Component, Line
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.units import MIB
 
 _CUBLAS_BYTES = 126 * MIB  # handles and workspaces on Hopper and data-centre Blackwell: 0.51 GiB in all on H100
 _CUBLAS_MAJORS = (9, 10)
-_SEEN_GROWTH = 70 * MIB, 560 * MIB  # without tensor parallelism, allocator slack of 0.09 GiB included
+_SEEN_GROWTH = 70 * MIB, 480 * MIB  # without tensor parallelism
 _GROWTH_WITHOUT_HEAD = 70 * MIB
 _SEEN_GROWTH_TP = 250 * MIB, 2360 * MIB
 _LINKED_LOW = 2100 * MIB
@@ -54,6 +55,20 @@ def weight_line(weights: RankWeights, offloaded_bytes: int) -> Line:
         source=_CODE,
         formula=terms,
         values=values,
+    )
+
+
+def rounding_line(weights: RankWeights) -> Line:
+    """Return what the allocator adds to the weights; "Model loading took" prints both."""
+    return Line(
+        component=Component.UNACCOUNTED,
+        device="",
+        n_bytes=weights.rounding_bytes,
+        basis=Basis.DERIVED,
+        why="what PyTorch's allocator rounds the weights up by",
+        source="PyTorch, c10/cuda/CUDACachingAllocator.cpp",
+        formula=ALLOCATOR_ROUNDING,
+        values={ALLOCATOR_ROUNDING: weights.rounding_bytes},
     )
 
 
@@ -122,9 +137,9 @@ def activation_line(shape: StepShape, rules: RuleSet, *, is_measured: bool) -> L
     )
 
 
-def graph_line(shape: StepShape, n_layers: int, n_sizes: int, rules: RuleSet, *, is_measured: bool) -> Line:
+def graph_line(shape: StepShape, n_layers: int, sizes: Sequence[int], rules: RuleSet, *, is_measured: bool) -> Line:
     """Return the CUDA graphs: the engine's own estimate inside the budget from 0.21, as captured beside it before."""
-    figure = graph_memory(shape.model, n_layers, n_sizes, rules)
+    figure = graph_memory(shape, n_layers, sizes, rules)
     return _fitted(
         Component.COMPUTE_BUFFER,
         figure,
@@ -153,7 +168,7 @@ def growth_line(gpu: GpuSpec, tensor_parallel: int, rules: RuleSet, *, has_head:
         Component.UNACCOUNTED,
         figure,
         Basis.FITTED if seen else Basis.ASSUMED,
-        "growth outside PyTorch while profiling; the high end with the allocator's rounding",
+        "growth outside PyTorch while profiling",
     )
 
 

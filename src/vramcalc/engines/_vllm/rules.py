@@ -180,15 +180,15 @@ def serve_defaults(gpu: GpuSpec) -> ServeDefaults:
     return ServeDefaults(2048, 256)
 
 
-def n_graph_sizes(model: ModelSpec, card: Capability, max_num_seqs: int) -> int:
-    """Return how many batch sizes are captured as CUDA graphs: 1, 2, 4, by 8 below 256, by 16 up to the largest.
+def graph_sizes(model: ModelSpec, card: Capability, max_num_seqs: int) -> tuple[int, ...]:
+    """Return the batch sizes captured as CUDA graphs: 1, 2, 4, by 8 below 256, by 16 up to the largest.
 
     Source:
         vLLM 0.33, config/vllm.py, _set_cudagraph_sizes; gpt-oss asks for 1024 in model_executor/models/config.py.
     """
     most = 1024 if card[0] == _BLACKWELL else 512
     largest = 1024 if has_sinks(model) else min(2 * max_num_seqs, most)
-    return len([size for size in (1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16)) if size <= largest])
+    return tuple(size for size in (1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16)) if size <= largest)
 
 
 def _needs_triton(model: ModelSpec, card: Capability) -> bool:
