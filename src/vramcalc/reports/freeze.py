@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import fields
 
 from vramcalc.engines.base import Pool
-from vramcalc.estimation import HOST_RESERVE_BYTES, Asked, Outcome
+from vramcalc.estimation import HOST_RESERVE_BYTES, Asked, Outcome, outcome_speed
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.formulas.inventory import n_active_parameters, n_parameters
 from vramcalc.ledger import DISK, HOST, Component, Ledger, Line
@@ -25,6 +25,7 @@ from vramcalc.reports.schema import (
     RefusalReport,
     WorkloadReport,
 )
+from vramcalc.reports.speeds import freeze_speed
 from vramcalc.solvers.limits import Limits
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec, MoeMlp
@@ -62,6 +63,7 @@ def freeze_outcome(
 ) -> EstimateReport:
     """Return the report of an answered estimate."""
     workload = outcome.proposal.workload
+    speed, speed_notes = outcome_speed(outcome, asked.model, asked.machine)
     gpu_lines = [line for line in outcome.ledger.lines if line.device in outcome.balances]
     pool = outcome.engine.pool(outcome.proposal, outcome.ledger)
     return EstimateReport(
@@ -77,12 +79,12 @@ def freeze_outcome(
         totals=ComponentBytes(**_component_bytes(gpu_lines)),
         placement=_placement(asked.model, outcome.proposal.placement),
         limits=_limits(limits, pool),
-        speed=None,
+        speed=None if speed is None else freeze_speed(speed),
         lines=tuple(_line(line) for line in outcome.ledger.lines),
         launch=outcome.engine.command(outcome.proposal),
         engine_log=pool.log if pool else (),
         advice=tuple(advice),
-        notes=(*notes, *outcome.proposal.notes),
+        notes=(*notes, *outcome.proposal.notes, *(speed_notes if speed is None else speed.notes)),
         readouts=_readouts(asked.machine, outcome),
     )
 
