@@ -5,9 +5,11 @@ from typing import Literal
 
 from msgspec import Struct
 
-from vramcalc.engines.base import Budget, Engine, Proposal
+from vramcalc.engines import bind_engine
+from vramcalc.engines.base import Budget, Engine, Proposal, Setup
 from vramcalc.ledger import HOST, Component, Ledger
 from vramcalc.specs.machine import Machine
+from vramcalc.specs.model import ModelSpec
 from vramcalc.specs.workload import Workload
 from vramcalc.units import GIB
 
@@ -15,6 +17,21 @@ Verdict = Literal["fits", "tight", "offloads", "streams_from_disk", "does_not_fi
 
 # Kept for the operating system and other programs; the rest of host memory may hold weights. Assumed.
 HOST_RESERVE_BYTES = 2 * GIB
+
+
+class Asked(Struct, frozen=True):
+    """The question behind one estimate; a version or format of None leaves the choice to the engine."""
+
+    model: ModelSpec
+    machine: Machine
+    engine: str
+    version: str | None
+    weight_format: str | None
+    workload: Workload
+
+    def bind(self) -> Engine:
+        """Return the engine bound to what is asked. Raises ``RefusedError`` or ``UnknownNameError``."""
+        return bind_engine(self.engine, Setup(self.model, self.machine, self.weight_format, self.version))
 
 
 class Balance(Struct, frozen=True):
@@ -31,9 +48,9 @@ class Balance(Struct, frozen=True):
         return self._left(self.need.n_bytes, self.outside.n_bytes)
 
     @property
-    def surely_fits(self) -> bool:
-        """Whether the high figures fit too."""
-        return self._left(self.need.high_bytes, self.outside.high_bytes) >= 0
+    def sure_headroom_bytes(self) -> int:
+        """What the high figures leave."""
+        return self._left(self.need.high_bytes, self.outside.high_bytes)
 
     def _left(self, need_bytes: int, outside_bytes: int) -> int:
         inside = self.budget.budget_bytes - need_bytes
@@ -99,4 +116,4 @@ def _verdict(
             return "streams_from_disk" if host.n_bytes - mapped <= room else "does_not_fit"
     if proposal.placement.offloads or proposal.workload.cpu_offload_bytes:
         return "offloads"
-    return "fits" if all(balance.surely_fits for balance in balances.values()) else "tight"
+    return "fits" if all(balance.sure_headroom_bytes >= 0 for balance in balances.values()) else "tight"

@@ -25,7 +25,7 @@ _QUANTITY = re.compile(r"(?P<number>\d{1,15}(?:\.\d{1,9})?)\s*(?P<unit>[a-zA-Z]*
 _COUNT_FACTOR = {"": 1, "k": 1024, "m": 1024**2}
 
 
-def ceil_div(numerator: int, denominator: int) -> int:
+def ceil_div(numerator: int | Fraction, denominator: int) -> int:
     """Return ``numerator / denominator`` rounded up."""
     return -(-numerator // denominator)
 

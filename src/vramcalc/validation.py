@@ -19,7 +19,7 @@ from vramcalc.specs.measured import Accuracy, AccuracyTable, DeviceKind, Measure
 from vramcalc.specs.model import ModelSpec, MoeMlp
 
 MISS_ABOVE = 0.02  # an error above this share is listed
-# What vLLM's coefficients were fitted to: the same logs, and the pool is what those terms leave.
+# What servers' coefficients were fitted to: the same logs, and the pool is what those terms leave.
 _IN_SAMPLE = {
     ("vllm", "log"): frozenset(
         {
@@ -30,7 +30,9 @@ _IN_SAMPLE = {
             Quantity.POOL,
             Quantity.POOL_TOKENS,
         }
-    )
+    ),
+    ("sglang", "log"): frozenset({Quantity.POOL, Quantity.POOL_TOKENS, Quantity.STATE}),
+    ("tensorrt-llm", "log"): frozenset({Quantity.WEIGHTS, Quantity.POOL, Quantity.POOL_TOKENS}),
 }
 _DIGITS = 9  # what is kept of an error, and the slack of a comparison with the table
 

@@ -1,11 +1,14 @@
 """The program as people and scripts use it."""
 
+import ast
 import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from typer.testing import CliRunner, Result
 
 import vramcalc
 from vramcalc.cli import app
+from vramcalc.cli.commands import SUMMARIES, build_command
+from vramcalc.cli.options import SECTIONS, RequestOptions
 
 MAIN_JOB = ("estimate", "--model", "deepseek-r1-8b", "--gpu", "rtx3060")
 
@@ -365,6 +370,34 @@ def program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_the_summary_of_a_command_is_the_first_line_of_its_help(name: str) -> None:
+    assert SUMMARIES[name] == build_command(name).help.partition("\n\n")[0].replace("\n", " ")
+
+
+def test_every_shared_option_has_its_section() -> None:
+    assert sorted(name for names in SECTIONS.values() for name in names) == sorted(
+        f.name for f in fields(RequestOptions)
+    )
+
+
+def test_the_sections_of_help() -> None:
+    titles = [line[:-1] for line in run("estimate", "--help").stdout.splitlines() if re.fullmatch(r"\S.*:", line)]
+
+    assert titles == [*SECTIONS, "Options"]
+
+
+def test_a_command_imports_no_other() -> None:
+    code = (
+        "import sys; from vramcalc.cli.commands import build_command; build_command('estimate');"
+        "print([m for m in sys.modules if m.startswith('vramcalc.cli.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    modules = ("commands", "estimate", "options", "output")
+    assert sorted(f"vramcalc.cli.{name}" for name in modules) == sorted(ast.literal_eval(done.stdout))
+
+
 def test_help_imports_no_heavy_library() -> None:
     code = (
         "import sys; from vramcalc.cli import app; print([m for m in ('pydantic', 'yaml', 'rich') if m in sys.modules])"

@@ -26,7 +26,7 @@ from vramcalc.engines._vllm.rules import capability, graph_sizes
 from vramcalc.engines.base import Pool, Proposal, Setup
 from vramcalc.engines.vllm import Vllm, bind
 from vramcalc.errors import RefusedError, UnknownNameError
-from vramcalc.estimation import estimate_outcome
+from vramcalc.estimation import Asked, estimate_outcome
 from vramcalc.ledger import HOST, Component, Ledger, Line
 from vramcalc.solvers.limits import find_limits
 from vramcalc.sources.registry import gpu_registry
@@ -517,7 +517,8 @@ def test_the_longest_context_is_what_auto_settles_on(name: str, share: str) -> N
     asked = Workload(fit_context=True, memory_share=Fraction(share))
     auto = bound.propose(asked).workload
     whole = bound.propose(replace(asked, fit_context=False)).workload
-    limits = find_limits(bound, MODELS[name], machine("h200"), asked, whole)
+    question = Asked(MODELS[name], machine("h200"), "vllm", None, None, whole)
+    limits = find_limits(question, estimate_outcome(bound, machine("h200"), whole))
 
     assert whole.n_context == MODELS[name].context
     assert auto.n_context == limits.max_context

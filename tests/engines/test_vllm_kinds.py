@@ -144,7 +144,6 @@ def test_groups_of_b_and_c_are_copied_to_ranks_they_do_not_divide() -> None:
         pytest.param("qwen3.5-27b", "h100", 1, "0.19", {}, "vLLM 0.19", id="older planner"),
         pytest.param("minimax-m3", "h100", 8, None, {}, "plain attention", id="indexer over plain attention"),
         pytest.param("mamba2-2.7b", "h100", 1, None, {}, "no attention", id="states alone"),
-        pytest.param("deepseek-v3.2-nvfp4", "b200", 8, None, {}, "16 bits", id="mixed nvfp4"),
         pytest.param("qwen3-next-80b-a3b", "h100", 32, None, {"tensor_parallel": 32}, "TP 32", id="heads of a state"),
     ],
 )
@@ -155,6 +154,27 @@ def test_what_no_rule_covers_is_refused(
         ledger_of(REGISTRY.resolve(name), gpu, n, version=version, **load)
 
     assert caught.value.hint
+
+
+def test_nvfp4_that_no_release_describes_is_refused() -> None:
+    with pytest.raises(RefusedError, match="16 bits"):
+        bind_engine("vllm", Setup(REGISTRY.resolve("qwen3.5-27b"), machine("h100", 1), "nvfp4"))
+
+
+@pytest.mark.parametrize(
+    ("name", "n_ranks", "n_bytes"),
+    [
+        ("qwen3-235b-a22b-nvfp4", 4, 33_611_242_368),
+        ("nemotron-3-nano-30b-a3b-nvfp4", 1, 19_323_958_368),
+        ("deepseek-v3.2-nvfp4", 8, 52_447_527_988),
+    ],
+)
+def test_nvfp4_releases_take_what_the_model_classes_allocate(name: str, n_ranks: int, n_bytes: int) -> None:
+    ledger = ledger_of(REGISTRY.resolve(name), "h100", n_ranks, tensor_parallel=n_ranks)
+    values = next(line for line in ledger.on("gpu0").lines if line.component is Component.WEIGHTS).values
+    changes = ("latent_copies", "expert_padding")
+
+    assert sum(n for part, n in values.items() if part not in changes) == pytest.approx(n_bytes, rel=5e-4)
 
 
 def test_groups_that_ranks_split_unevenly_are_refused() -> None:

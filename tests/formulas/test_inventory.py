@@ -136,6 +136,35 @@ def test_idle_experts_are_not_active(n_experts: int, active: int, ff: int, share
     assert n_parameters(model) - n_active_parameters(model) == idle
 
 
+PRINTED = [model for model in REGISTRY.search("") if model.active is not None and model.active.printed]
+
+
+@pytest.mark.parametrize("model", PRINTED, ids=lambda model: model.id)
+def test_active_parameters_round_to_what_the_publisher_prints(model: ModelSpec) -> None:
+    assert model.active is not None
+    printed = str(model.active.printed)
+    digits = len(printed.partition(".")[2]) - 1 if "." in printed else 0
+
+    assert f"{n_active_parameters(model) / 1e9:.{digits}f}B" == printed
+
+
+def test_nearly_every_model_with_experts_has_a_printed_number() -> None:
+    assert {m.id for m in REGISTRY.search("") if m.is_moe} - {m.id for m in PRINTED} == {
+        *("glm-5.3", "glm-5.3-fp8", "glm-5.3-nvfp4"),  # nobody's number was found
+        *("minimax-m3", "minimax-m3-nvfp4"),
+    }
+
+
+def test_unless_the_publisher_says_otherwise_looked_up_embeddings_do_not_count() -> None:
+    model = REGISTRY.resolve("gpt-oss-20b")
+    silent = model.model_copy(update={"active": None})
+
+    assert n_active_parameters(silent.model_copy(update={"head": "tied"})) == n_active_parameters(silent)
+    assert n_parameters(model) - n_active_parameters(silent) == 201_088 * 2880 + 24 * 28 * (
+        3 * 2880 * 2880 + 3 * 2880  # matrices and biases of an idle expert
+    )
+
+
 @pytest.mark.parametrize(
     ("model_id", "n_tokens", "n_bytes"),
     [

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from vramcalc.errors import AppError, BadInputError, ExitCode, UnavailableError
 from vramcalc.formulas.inventory import n_active_parameters, n_mtp_parameters, n_parameters, parameters_by_role
+from vramcalc.formulas.weights import stored_tensors
 from vramcalc.ledger import Basis
 from vramcalc.sources._config_keys import HARMLESS
 from vramcalc.sources.config_json import read_config
 from vramcalc.sources.registry import model_registry
+from vramcalc.specs.model import ModelSpec
 
 CONFIGS = Path(__file__).parent / "configs"
 ALL = sorted(path.stem for path in CONFIGS.glob("*.json") if "hf_quant" not in path.name)
@@ -113,7 +115,7 @@ def test_multi_token_prediction_is_counted_apart(name: str, n_mtp: int) -> None:
         ("Qwen__Qwen3-32B-FP8-Static-PerTensor", "fp8"),
         ("openai__gpt-oss-20b", "mxfp4"),
         ("nvidia__GLM-5.1-NVFP4", "nvfp4"),
-        ("nvidia__MiniMax-M3-NVFP4", "modelopt-mixed"),
+        ("nvidia__MiniMax-M3-NVFP4", "nvfp4"),
         ("deepseek-ai__DeepSeek-V4-Flash", "fp8-mxfp4"),
         ("sgl-project__DeepSeek-V4-Flash-FP8", "fp8-block"),
     ],
@@ -124,7 +126,7 @@ def test_checkpoint_formats(name: str, fmt: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("name", "fmt"),
-    [("nvidia__NVIDIA-Nemotron-3-Nano-30B-A3B-NVFP4", "nvfp4"), ("nvidia__DeepSeek-V4-Flash-NVFP4", "modelopt-mixed")],
+    [("nvidia__NVIDIA-Nemotron-3-Nano-30B-A3B-NVFP4", "nvfp4"), ("nvidia__DeepSeek-V4-Flash-NVFP4", "fp8-block")],
 )
 def test_hf_quant_config_beside_it_is_read(tmp_path: Path, name: str, fmt: str) -> None:
     beside = json.loads((CONFIGS / f"{name}.hf_quant_config.json").read_text(encoding="utf-8"))
@@ -138,7 +140,15 @@ def test_hf_quant_config_beside_it_is_read(tmp_path: Path, name: str, fmt: str) 
         ({"quant_method": "awq", "bits": 4, "group_size": 128}, "awq-4bit"),
         ({"quant_method": "gptq", "bits": 8, "group_size": 128}, "gptq-8bit"),
         ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True}, "gptq-4bit-g32-actorder"),
+        ({"quant_method": "gptq", "bits": 3, "group_size": -1}, "gptq-3bit-channel"),
+        ({"quant_method": "awq", "w_bit": 4, "q_group_size": 64}, "awq-4bit-g64"),
+        ({"quant_method": "fp8", "weight_block_size": [64, 32]}, "fp8-block-64x32"),
+        ({"quant_method": "fbgemm_fp8"}, "fp8-channel"),
+        ({"quant_algo": "W4A16_AWQ", "group_size": 64}, "w4a16-g64"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "nf4"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_use_double_quant": True}, "nf4-dq"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "llm-int8"),
         (
             {
                 "quant_method": "compressed-tensors",
@@ -155,6 +165,83 @@ def test_methods_by_their_parameters(tmp_path: Path, section: dict[str, object],
     assert read_config(folder).checkpoint_format == fmt
 
 
+def with_list(tmp_path: Path, name: str) -> Path:
+    """Write a config as it is published, its hf_quant_config.json beside it where it has one."""
+    beside = CONFIGS / f"{name}.hf_quant_config.json"
+    return write(tmp_path / name, raw(name), json.loads(beside.read_text("utf-8")) if beside.is_file() else None)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if "NVFP4" in name or "FP8" in name])
+def test_the_registry_stores_the_same_tensors_apart(tmp_path: Path, name: str) -> None:
+    read, kept = read_config(with_list(tmp_path, name)), model_registry().resolve(name.replace("__", "/"))
+
+    assert read.checkpoint_format == kept.checkpoint_format
+    assert file_bytes(read) == file_bytes(kept)
+    assert read.stored_apart == kept.stored_apart
+
+
+def file_bytes(model: ModelSpec) -> int:
+    return sum(tensor.n_bytes for tensor in stored_tensors(model, model.checkpoint_format or model.dtype))
+
+
+@pytest.mark.parametrize(
+    ("name", "n_bytes"),
+    [
+        pytest.param(
+            "nvidia__NVIDIA-Nemotron-3-Nano-30B-A3B-NVFP4", 19_323_958_224, id="recurrent layers in part, no attention"
+        ),
+    ],
+)
+def test_exclusion_lists_leave_what_vllm_allocates(tmp_path: Path, name: str, n_bytes: int) -> None:
+    assert file_bytes(read_config(with_list(tmp_path, name))) == pytest.approx(n_bytes, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("section", "kept"),
+    [
+        pytest.param({"quant_method": "fp8", "modules_to_not_convert": ["o_proj"]}, ("attn_output",), id="one part"),
+        pytest.param({"quant_method": "awq", "bits": 4, "modules_to_not_convert": ["self_attn"]}, (), id="a role"),
+        pytest.param(
+            {"quant_method": "gptq", "bits": 4, "dynamic": {"-:.*\\.down_proj": {}}}, ("ffn_down",), id="GPTQModel"
+        ),
+    ],
+)
+def test_lists_of_modules(tmp_path: Path, section: dict[str, object], kept: tuple[str, ...]) -> None:
+    model = read_config(write(tmp_path / "m", raw("Qwen__Qwen3-8B") | {"quantization_config": section}))
+
+    assert len(model.stored_apart) == 1
+    assert model.stored_apart[0].format == "kept"
+    assert model.stored_apart[0].tensors == kept
+    assert model.stored_apart[0].roles == (() if kept else ("attention",))
+
+
+def test_single_layers_are_left_out_and_others_quantised_otherwise(tmp_path: Path) -> None:
+    section = {
+        "quant_method": "compressed-tensors",
+        "format": "mixed-precision",
+        "ignore": ["lm_head", "re:.*layers\\.(0|35)\\..*"],
+        "config_groups": {
+            "group_0": {
+                "format": "pack-quantized",
+                "targets": ["re:.*self_attn.*"],
+                "weights": {"type": "int", "num_bits": 8, "strategy": "channel", "symmetric": True},
+            },
+            "group_1": {
+                "format": "pack-quantized",
+                "targets": ["Linear"],
+                "weights": {"type": "int", "num_bits": 4, "group_size": 32, "strategy": "group", "symmetric": False},
+            },
+        },
+    }
+    model = read_config(write(tmp_path / "m", raw("Qwen__Qwen3-8B") | {"quantization_config": section}))
+    roles = {(t.role, t.storage): t.n_elements for t in stored_tensors(model, str(model.checkpoint_format))}
+
+    assert model.checkpoint_format == "w4a16-g32-asym"
+    assert [(rule.format, rule.layers) for rule in model.stored_apart] == [("kept", "0,35"), ("w8a16", "1-34")]
+    assert {storage for role, storage in roles if role == "attention"} == {"bf16", "w8a16"}
+    assert {storage for role, storage in roles if role == "head"} == {"bf16"}
+
+
 @pytest.mark.parametrize(
     ("name", "change", "named"),
     [
@@ -169,10 +256,20 @@ def test_methods_by_their_parameters(tmp_path: Path, section: dict[str, object],
         ("Qwen__Qwen3-8B", {"quantization_config": {"quant_method": "awq", "bits": 3, "group_size": 128}}, "bits"),
         (
             "Qwen__Qwen3-8B",
-            {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 64}},
+            {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 48}},
             "group_size",
         ),
-        ("Qwen__Qwen3-8B", {"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 64]}}, "64"),
+        ("Qwen__Qwen3-8B", {"quantization_config": {"quant_method": "fp8", "weight_block_size": [64]}}, "64"),
+        (
+            "Qwen__Qwen3-8B",
+            {"quantization_config": {"quant_method": "fp8", "modules_to_not_convert": ["model.layers.1.ghost"]}},
+            "ghost",
+        ),
+        (
+            "Qwen__Qwen3-8B",
+            {"quantization_config": {"quant_method": "fp8", "ignore": ["re:(a+)+$"]}},
+            "(a+)+$",
+        ),
         ("openai__gpt-oss-20b", {"layer_types": ["sideways_attention"] * 24}, "sideways_attention"),
         ("openai__gpt-oss-20b", {"layer_types": ["full_attention"] * 23}, "23 layers of 24"),
         ("openai__gpt-oss-20b", {"experts_per_token": 8}, "experts_per_token"),

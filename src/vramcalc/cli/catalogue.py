@@ -16,7 +16,7 @@ _Text = Annotated[str, Argument(help="Part of a name.", show_default=False)]
 
 def catalogue_app(kind: str, title: str) -> typer.Typer:
     """Return the commands of one registry; ``kind`` is ``models`` or ``gpus``."""
-    app = typer.Typer(help=f"The {title} it knows: list, search, show.", rich_markup_mode=None)
+    app = typer.Typer(help=f"The {title} it knows: list, search, show.", add_completion=False, rich_markup_mode=None)
 
     @app.callback(invoke_without_command=True)
     def _all(context: typer.Context, as_json: _Json = False) -> None:
@@ -52,3 +52,7 @@ def _list(kind: str, text: str, registry: list[Path] | None, *, as_json: bool) -
 
 def _format(*, as_json: bool) -> OutputFormat:
     return OutputFormat.JSON if as_json else OutputFormat.TABLE
+
+
+models = catalogue_app("models", "models")
+gpus = catalogue_app("gpus", "GPUs")

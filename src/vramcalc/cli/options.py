@@ -18,6 +18,28 @@ if TYPE_CHECKING:
     from vramcalc.api import Request
 
 
+# The sections of a command's help, by the names of the parameters; a command's own options come last.
+SECTIONS = {
+    "What and where": ("model", "gpu", "nodes", "ram", "reserve", "os", "engine", "quant", "registry"),
+    "The load": ("context", "parallel", "step_tokens", "kv_type", "flash_attention"),
+    "llama.cpp and Ollama": ("slots", "kv_unified", "swa_full", "gpu_layers", "cpu_moe", "env"),
+    "vLLM, SGLang, TensorRT-LLM": (
+        "memory_share",
+        "max_num_seqs",
+        "tp",
+        "pp",
+        "dp",
+        "ep",
+        "enforce_eager",
+        "kv_cache_memory_bytes",
+        "cpu_offload",
+        "kv_offloading_size",
+        "block_size",
+        "chunked_prefill",
+        "prefix_caching",
+    ),
+}
+
 _AUTO = ("auto", "-1")  # vLLM's words for the longest context that fits
 
 
@@ -42,7 +64,8 @@ class RequestOptions:
     nodes: Annotated[int, Option(help="Machines of that kind.")] = 1
     ram: Annotated[str | None, Option(help="Host memory of one machine, e.g. 64GB.")] = None
     engine: Annotated[
-        list[str], Option("--engine", "-e", help="ollama, llama.cpp or vllm; vllm@0.19 pins a version; repeatable.")
+        list[str],
+        Option("--engine", "-e", help="ollama, llama.cpp, vllm, sglang, tensorrt-llm; vllm@0.19 pins a version."),
     ] = ("ollama", "vllm")  # type: ignore[assignment]
     quant: Annotated[
         list[str], Option("--quant", "-q", help="Weight format: q4_k_m, awq-4bit, attn=q6_k,mlp=q4_k ...; repeatable.")
@@ -53,22 +76,22 @@ class RequestOptions:
     parallel: Annotated[
         int | None, Option("--parallel", "-n", "--users", help="Sequences that must fit at once, each at full context.")
     ] = None
-    slots: Annotated[int | None, Option(help="llama.cpp, Ollama: server slots (-np).")] = None
+    slots: Annotated[int | None, Option(help="Server slots (-np).")] = None
     step_tokens: Annotated[
         str | None, Option("--step-tokens", "--ubatch", "--max-num-batched-tokens", help="Tokens per forward pass.")
     ] = None
     kv_type: Annotated[str | None, Option("--kv-type", "-k", help="Cache type: f16, fp8, q8_0, q8_0/q4_0 ...")] = None
     memory_share: Annotated[
-        float | None, Option("--memory-share", "--gpu-memory-utilization", help="vLLM: its share of the card.")
+        float | None, Option("--memory-share", "--gpu-memory-utilization", help="The engine's share of the card.")
     ] = None
-    max_num_seqs: Annotated[int | None, Option(help="vLLM: most sequences in one step.")] = None
-    tp: Annotated[int | None, Option(help="vLLM: tensor-parallel size.")] = None
-    pp: Annotated[int | None, Option(help="vLLM: pipeline-parallel size.")] = None
-    dp: Annotated[int | None, Option(help="vLLM: data-parallel size.")] = None
-    ep: Annotated[bool | None, Option("--ep/--no-ep", help="vLLM: experts whole on their ranks.")] = None
-    enforce_eager: Annotated[bool, Option("--enforce-eager", help="vLLM: no CUDA graphs.")] = False
+    max_num_seqs: Annotated[int | None, Option(help="Most sequences in one step.")] = None
+    tp: Annotated[int | None, Option(help="Tensor-parallel size.")] = None
+    pp: Annotated[int | None, Option(help="Pipeline-parallel size.")] = None
+    dp: Annotated[int | None, Option(help="Data-parallel size.")] = None
+    ep: Annotated[bool | None, Option("--ep/--no-ep", help="Experts whole on their ranks.")] = None
+    enforce_eager: Annotated[bool, Option("--enforce-eager", help="No CUDA graphs.")] = False
     kv_cache_memory_bytes: Annotated[str | None, Option(help="vLLM: the KV pool of each card, e.g. 4GiB.")] = None
-    cpu_offload: Annotated[str | None, Option(help="vLLM: weights of each card kept in host memory, e.g. 4GiB.")] = None
+    cpu_offload: Annotated[str | None, Option(help="vLLM, SGLang: weights of each card in RAM, e.g. 4GiB.")] = None
     kv_offloading_size: Annotated[str | None, Option(help="vLLM: KV cache kept in host memory, e.g. 16GiB.")] = None
     block_size: Annotated[int | None, Option(help="vLLM: tokens of a cache block.")] = None
     chunked_prefill: Annotated[
@@ -78,11 +101,16 @@ class RequestOptions:
         bool,
         Option("--enable-prefix-caching/--no-enable-prefix-caching", help="vLLM: keep states of hybrids to reuse."),
     ] = True
-    gpu_layers: Annotated[int | None, Option(help="llama.cpp, Ollama: layers on GPUs; the head counts as one.")] = None
+    gpu_layers: Annotated[int | None, Option(help="Layers on GPUs; the head counts as one.")] = None
     cpu_moe: Annotated[int | None, Option(help="llama.cpp: keep the experts of the first N layers in RAM.")] = None
-    flash_attention: Annotated[bool | None, Option("--flash-attention/--no-flash-attention")] = None
+    flash_attention: Annotated[
+        bool | None, Option("--flash-attention/--no-flash-attention", help="Default: as the engine decides.")
+    ] = None
     kv_unified: Annotated[bool | None, Option("--kv-unified/--no-kv-unified", help="One pool for all slots.")] = None
     swa_full: Annotated[bool, Option("--swa-full", help="llama.cpp: sliding-window layers cache everything.")] = False
+    env: Annotated[
+        list[str], Option("--env", help="Ollama: a variable of its server, e.g. OLLAMA_SCHED_SPREAD=1; repeatable.")
+    ] = ()  # type: ignore[assignment]
     reserve: Annotated[str | None, Option(help="Memory already taken on each GPU, e.g. desktop 800MB.")] = None
     os: Annotated[System, Option(help="What the driver lets a process use depends on it.")] = System.LINUX
     registry: Annotated[
@@ -104,6 +132,7 @@ class RequestOptions:
             reserve=self.reserve,
             os=self.os.value,
             kv_type=self.kv_type,
+            environment=self.env,
             registries=self.registry,
             workload=Workload(
                 n_context=None if self.context in _AUTO else _count("--context", self.context),

@@ -59,6 +59,18 @@ def loaded_bytes(ledger: Ledger) -> int:
     return ledger.of_component(Component.WEIGHTS).n_bytes + rounding
 
 
+class Readout(Struct, frozen=True):
+    """What a tool will show once the model is loaded: bytes, and the text as it prints it.
+
+    ``device`` is None for what it shows of all devices together.
+    """
+
+    tool: str
+    device: str | None
+    n_bytes: int
+    text: str
+
+
 class Engine(Protocol):
     """The forward steps of one runtime; pure."""
 
@@ -67,7 +79,11 @@ class Engine(Protocol):
     weight_format: str
     margin_bytes: int  # what its own placement keeps free on each GPU before it moves layers off
     context_step: int  # tokens, the granularity of its longest context
-    maps_weights: bool  # weights in host memory are mapped from the file, so that more than fits can run
+
+    @property
+    def maps_weights(self) -> bool:
+        """Whether weights in host memory are mapped from the file, so that more than fits can run."""
+        ...
 
     def propose(self, workload: Workload) -> Proposal:
         """Fill in the defaults and place the model. Raises ``RefusedError`` for what the engine would refuse."""
@@ -83,6 +99,10 @@ class Engine(Protocol):
 
     def pool(self, proposal: Proposal, ledger: Ledger) -> Pool | None:
         """Return the paged KV pool, or None where the engine allocates the cache as asked."""
+        ...
+
+    def readouts(self, proposal: Proposal, ledger: Ledger) -> tuple[Readout, ...]:
+        """Return what the engine's own tools will show."""
         ...
 
     def command(self, proposal: Proposal) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from vramcalc.engines._vllm.rules import (
     rules_for,
 )
 from vramcalc.engines._vllm.weights import RankWeights, WeightRules, step_buffers
-from vramcalc.engines.base import Budget, Pool, Proposal, Setup
+from vramcalc.engines.base import Budget, Pool, Proposal, Readout, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.ledger import Ledger, Line
@@ -142,6 +142,11 @@ class Vllm:
             budgets[device] = Budget(capacity.n_bytes, math.ceil(capacity.n_bytes * share), why)
         return budgets
 
+    def readouts(self, proposal: Proposal, ledger: Ledger) -> tuple[Readout, ...]:
+        """Return nothing: vLLM prints what it found in its log alone."""
+        del proposal, ledger
+        return ()
+
     def pool(self, proposal: Proposal, ledger: Ledger) -> Pool | None:
         """Return the cache vLLM would set aside: what the best figures leave, in blocks of the poorest rank.
 
@@ -206,7 +211,7 @@ class Vllm:
             wide = VERSIONS.index(self.version) <= VERSIONS.index(_LAST_PADDED_WIDE)
             rules = WeightRules(
                 model=self._model,
-                fmt=self._chosen.fmt,
+                storage=self._chosen.storage,
                 dtype=self._chosen.dtype,
                 card=capability(self._card),
                 expert_multiple=(256 if wide else 64) if triton else 128,

@@ -83,17 +83,28 @@ def n_mtp_parameters(model: ModelSpec) -> int:
 
 
 def n_active_parameters(model: ModelSpec) -> int:
-    """Return the parameters one token passes through: all but the experts it is not routed to.
+    """Return the parameters one token passes through, as the model's publisher counts them; all where none is idle.
 
-    Embedding and head count in full; publishers differ in whether theirs do.
+    The experts a token is not routed to never count. Publishers differ in the rest; where none has said, towers and
+    an embedding that is only looked up are left out, as DeepSeek, Kimi, MiniMax and OpenAI do.
     """
+    if not model.is_moe:
+        return n_parameters(model)
+    left_out: tuple[Role, ...] = ("vision", "projector", *(("embedding",) if model.head == "separate" else ()))
+    if model.active is not None:
+        left_out = model.active.leaves_out
+    roles = parameters_by_role(model)
+    return n_parameters(model) - _n_idle(model) - sum(roles.get(role, 0) for role in left_out)
+
+
+def _n_idle(model: ModelSpec) -> int:
     idle = 0
     for kind_name, n_layers in Counter(model.layers.order()).items():
         mlp = model.layers.kinds[kind_name].mlp
         if isinstance(mlp, MoeMlp):
             of_experts = sum(g.n_elements for g in mlp_tensors(model.hidden_dim, mlp) if g.role == "experts")
             idle += n_layers * of_experts * (mlp.n_experts - mlp.n_active_experts) // mlp.n_experts
-    return n_parameters(model) - idle
+    return idle
 
 
 def parameters_by_role(model: ModelSpec) -> dict[Role, int]:

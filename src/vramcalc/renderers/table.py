@@ -21,6 +21,7 @@ from vramcalc.renderers.words import (
     machine_words,
     memory_sentence,
     range_sentence,
+    readouts_sentence,
     subject,
     verdict_sentence,
 )
@@ -213,6 +214,9 @@ def _said_of(estimate: EstimateReport, *, alone: bool) -> Iterator[tuple[str, st
         yield "", f"beside its budget each GPU holds {_gib(beside)} GiB more (CUDA context and the like)"
     if limits_sentence(estimate):
         yield "", limits_sentence(estimate)
+    shown = readouts_sentence(estimate)
+    if shown and estimate.verdict != "does_not_fit":
+        yield "", shown
     for index, line in enumerate(estimate.engine_log if alone else ()):
         yield "" if index else "it prints", line
     for advice in estimate.advice:

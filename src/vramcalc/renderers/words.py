@@ -5,7 +5,13 @@ from collections import Counter
 from vramcalc.reports.schema import MOST_SEQUENCES_TRIED, DeviceReport, EstimateReport, GpuReport, MachineReport
 from vramcalc.units import format_gib
 
-ENGINE_TITLES = {"ollama": "Ollama", "vllm": "vLLM", "llama.cpp": "llama.cpp"}
+ENGINE_TITLES = {
+    "ollama": "Ollama",
+    "vllm": "vLLM",
+    "llama.cpp": "llama.cpp",
+    "sglang": "SGLang",
+    "tensorrt-llm": "TensorRT-LLM",
+}
 VERDICT_WORDS = {
     "fits": "fits",
     "tight": "tight",
@@ -123,3 +129,16 @@ def range_sentence(estimate: EstimateReport) -> str:
     tightest = min((d for d in estimate.devices if d.kind == "gpu"), key=lambda d: d.headroom_bytes or 0)
     low, high = format_gib(tightest.need_low_bytes), format_gib(tightest.need_high_bytes)
     return f"needs {format_gib(tightest.need_bytes)} ({low} to {high})"
+
+
+def readouts_sentence(estimate: EstimateReport) -> str:
+    """Return what the tools will show, each tool once."""
+    texts: dict[str, list[str]] = {}
+    for shown in estimate.readouts:
+        texts.setdefault(shown.tool, []).append(shown.text)
+    said = ", ".join(f"{tool} {_each(found)}" for tool, found in texts.items())
+    return f"shown as {said}" if said else ""
+
+
+def _each(texts: list[str]) -> str:
+    return f"{len(texts)} x {texts[0]}" if len(texts) > 1 and len(set(texts)) == 1 else " + ".join(texts)

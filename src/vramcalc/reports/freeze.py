@@ -3,11 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from msgspec import Struct
 from msgspec.structs import fields
 
 from vramcalc.engines.base import Pool
-from vramcalc.estimation import HOST_RESERVE_BYTES, Outcome
+from vramcalc.estimation import HOST_RESERVE_BYTES, Asked, Outcome
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.formulas.inventory import n_active_parameters, n_parameters
 from vramcalc.ledger import DISK, HOST, Component, Ledger, Line
@@ -22,6 +21,7 @@ from vramcalc.reports.schema import (
     MachineReport,
     ModelReport,
     PlacementReport,
+    ReadoutReport,
     RefusalReport,
     WorkloadReport,
 )
@@ -30,17 +30,7 @@ from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec, MoeMlp
 from vramcalc.specs.placement import Placement
 from vramcalc.specs.workload import Workload
-
-
-class Asked(Struct, frozen=True):
-    """The question behind one estimate."""
-
-    model: ModelSpec
-    machine: Machine
-    engine: str
-    version: str | None
-    weight_format: str | None
-    workload: Workload
+from vramcalc.units import MIB
 
 
 def freeze_refusal(asked: Asked, version: str, reason: str, advice: str, notes: Iterable[str]) -> EstimateReport:
@@ -93,6 +83,7 @@ def freeze_outcome(
         engine_log=pool.log if pool else (),
         advice=tuple(advice),
         notes=(*notes, *outcome.proposal.notes),
+        readouts=_readouts(asked.machine, outcome),
     )
 
 
@@ -166,6 +157,8 @@ def freeze_workload(settled: Workload, asked: Workload) -> WorkloadReport:
         chunked_prefill=settled.chunked_prefill,
         prefix_caching=settled.prefix_caching,
         assumed=filled,
+        spread=settled.spread,
+        gpu_overhead_bytes=settled.gpu_overhead_bytes,
     )
 
 
@@ -266,6 +259,25 @@ def _limits(limits: Limits, pool: Pool | None) -> LimitsReport:
         kv_cache_tokens=pool.n_tokens if pool else None,
         max_concurrency=pool.max_concurrency if pool else None,
     )
+
+
+def _readouts(machine: Machine, outcome: Outcome) -> tuple[ReadoutReport, ...]:
+    """Return what the engine's tools show, and what NVIDIA's shows of its process on each card.
+
+    A paging engine's process holds its whole pool, not only what the load needs of it.
+    """
+    pool = outcome.engine.pool(outcome.proposal, outcome.ledger)
+    shown = [
+        ReadoutReport(r.tool, r.device, r.n_bytes, r.text)
+        for r in outcome.engine.readouts(outcome.proposal, outcome.ledger)
+    ]
+    for device in outcome.balances:
+        if machine.gpu(device).vendor == "nvidia":
+            lines = outcome.ledger.on(device)
+            unused = max(0, pool.pool_bytes - lines.of_component(Component.KV_CACHE).n_bytes) if pool else 0
+            n_bytes = lines.n_bytes + unused
+            shown.append(ReadoutReport("nvidia-smi", device, n_bytes, f"{n_bytes // MIB}MiB"))
+    return tuple(shown)
 
 
 def _line(line: Line) -> LineReport:

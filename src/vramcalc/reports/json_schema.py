@@ -8,8 +8,9 @@ from vramcalc.reports.accuracy import ValidationReport
 from vramcalc.reports.catalogue import Catalogue
 from vramcalc.reports.explanation import TextbookReport, WeightsReport
 from vramcalc.reports.schema import ErrorReport, Report
+from vramcalc.reports.solution import SolveReport
 
-_ANSWERS = (Report, Catalogue, TextbookReport, WeightsReport, ValidationReport, ErrorReport)
+_ANSWERS = (Report, SolveReport, Catalogue, TextbookReport, WeightsReport, ValidationReport, ErrorReport)
 
 
 def json_schema() -> dict[str, Any]:
@@ -17,7 +18,7 @@ def json_schema() -> dict[str, Any]:
     answers, definitions = json.schema_components(_ANSWERS, ref_template="#/$defs/{name}")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "vramcalc: an answer of `estimate` and `explain`, a listing, an explanation, an accuracy, an error",
+        "title": "vramcalc: an answer of one of its commands, or an error",
         "anyOf": list(answers),
         "$defs": definitions,
     }

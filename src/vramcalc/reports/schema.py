@@ -66,6 +66,8 @@ class WorkloadReport(Struct, frozen=True):
     chunked_prefill: bool
     prefix_caching: bool
     assumed: tuple[str, ...]
+    spread: bool = False
+    gpu_overhead_bytes: int = 0
 
 
 class GpuReport(Struct, frozen=True):
@@ -168,6 +170,15 @@ class SpeedReport(Struct, frozen=True):
     at_context: int
 
 
+class ReadoutReport(Struct, frozen=True):
+    """What a tool will show once the model is loaded; ``device`` is None for all devices together."""
+
+    tool: str
+    device: str | None
+    n_bytes: int
+    text: str
+
+
 class LineReport(Struct, frozen=True):
     """One line of the bill; ``formula`` over ``values`` gives ``n_bytes``."""
 
@@ -205,6 +216,7 @@ class EstimateReport(Struct, frozen=True):
     engine_log: tuple[str, ...]  # what the engine itself would print about memory, up to its error
     advice: tuple[str, ...]
     notes: tuple[str, ...]
+    readouts: tuple[ReadoutReport, ...] = ()
 
     @property
     def headroom_bytes(self) -> int | None:

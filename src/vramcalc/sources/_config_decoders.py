@@ -22,8 +22,10 @@ _QWEN3 = Dialect(
     output_bias="attention_bias",
     qk_norm="per_head",
 )
+_TOWERS = ("vision", "projector")
 _QWEN3_MOE = replace(
     _QWEN3,
+    active_leaves_out=("router", *_TOWERS),
     mlp_order="sparse_step",
     defaults={"use_qk_norm": True},
     qk_norm_key="use_qk_norm",
@@ -32,6 +34,7 @@ _QWEN3_MOE = replace(
 _QWEN3_NEXT = replace(
     _QWEN3,
     family="qwen3-next",
+    active_leaves_out=("embedding", "head"),
     defaults={"head_dim": 256},
     layer_order="types",
     local="linear_attention",
@@ -47,6 +50,7 @@ _QWEN3_NEXT = replace(
 _QWEN3_5 = replace(
     _QWEN3_NEXT,
     family="qwen3.5",
+    active_leaves_out=_TOWERS,
     mlp_order="moe",
     next_tokens=("mtp_num_hidden_layers", "full"),
     must_be_off=("mtp_use_dedicated_embeddings",),
@@ -65,6 +69,7 @@ _DEEPSEEK = Dialect(
 )
 _GLM_DSA = replace(
     _DEEPSEEK,
+    active_leaves_out=("embedding", "head"),
     family="glm",
     indexer=True,
     repeats={"num_experts": "num_experts"},
@@ -93,6 +98,7 @@ _MIXTRAL = Dialect(
     layer_order="window",
     gguf_window=False,
     mlp_order="moe",
+    active_leaves_out=(),
 )
 _MINIMAX_M3 = Dialect(
     family="minimax",
@@ -235,7 +241,11 @@ DECODERS: Mapping[str, Dialect] = {
         harmless=words("initial_context_length swiglu_alpha swiglu_limit"),
     ),
     "deepseek_v2": replace(
-        _DEEPSEEK, router_bias="none", defaults={"first_k_dense_replace": 0}, must_be_off=("attention_bias", "mlp_bias")
+        _DEEPSEEK,
+        active_leaves_out=("embedding", "router"),
+        router_bias="none",
+        defaults={"first_k_dense_replace": 0},
+        must_be_off=("attention_bias", "mlp_bias"),
     ),
     "deepseek_v3": _DEEPSEEK,
     "kimi_k2": replace(_DEEPSEEK, family="kimi"),
@@ -282,6 +292,7 @@ DECODERS: Mapping[str, Dialect] = {
     "minimax_m3_vl_text": _MINIMAX_M3,
     "llama4_text": Dialect(
         family="llama",
+        active_leaves_out=_TOWERS,
         names=EXPERTS
         | {
             "moe_intermediate_size": "intermediate_size",
@@ -302,6 +313,7 @@ DECODERS: Mapping[str, Dialect] = {
     ),
     "step3p7": Dialect(
         family="step",
+        active_leaves_out=_TOWERS,
         names={"shared_width": "share_expert_dim"},
         defaults={"head_dim": 128},
         layer_order="types",

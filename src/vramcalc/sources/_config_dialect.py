@@ -52,6 +52,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     router_bias: Literal["none", "parameter", "buffer"] = "none"
     next_tokens: tuple[str, Literal["last", "full", "unknown"]] | None = None  # key, and what such a layer is
     output_scale: bool = False
+    active_leaves_out: tuple[str, ...] | None = None  # what the publisher's number of active parameters is without
     rope_f32: bool = False
     has_rope: bool = True
 

@@ -94,6 +94,7 @@ HYBRIDS: Mapping[str, Dialect] = {
     ),
     "granitemoehybrid": Dialect(
         family="granite",
+        active_leaves_out=(),
         names=_MAMBA_NAMES
         | EXPERTS
         | {"moe_intermediate_size": "intermediate_size", "shared_width": "shared_intermediate_size"},

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 from vramcalc.errors import BadInputError
@@ -10,10 +11,11 @@ from vramcalc.formulas.inventory import n_active_parameters, n_parameters
 from vramcalc.ledger import Basis
 from vramcalc.sources._config_dialect import Dialect, Envelope
 from vramcalc.sources._config_dialects import ARCHITECTURES, DIALECTS, ENVELOPES
-from vramcalc.sources._config_formats import MIXED, checkpoint_format
+from vramcalc.sources._config_formats import read_quantised
 from vramcalc.sources._config_keys import Keys, read_json
 from vramcalc.sources._config_layers import read_layers, read_sizes
 from vramcalc.sources._config_ropes import read_ropes
+from vramcalc.sources._config_storage import Quantised, stored_apart
 from vramcalc.sources._config_towers import read_tower
 from vramcalc.specs.model import CountFact, ModelSpec
 
@@ -34,10 +36,12 @@ def read_config(path: Path) -> ModelSpec:
     envelope, text_type = _dialect_of(raw, str(file))
     name = file.parent.name if file.name == "config.json" else file.stem
     facts = _facts(raw, envelope, DIALECTS[text_type], str(file)) | {"id": name or text_type, "name": name or text_type}
-    facts |= {"source": str(file), "checkpoint_format": _format(raw, quantised, str(file))}
-    if facts["checkpoint_format"] == MIXED:
-        facts["notes"] += ["Quantised layer by layer: its size is in the checkpoint's files, not in its config.json."]
-    return _counted(facts, file)
+    stored = _quantised(raw, quantised, str(file))
+    facts |= {"source": str(file), "checkpoint_format": stored.format if stored else None}
+    model = _counted(facts, file)
+    if stored is None:
+        return model
+    return model.model_copy(update={"stored_apart": stored_apart(model, stored, str(file))})
 
 
 def _dialect_of(raw: dict[str, Any], where: str) -> tuple[Envelope | None, str]:
@@ -87,6 +91,9 @@ def _facts(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect, whe
     if dtype is None:
         facts["notes"] += ["Its config.json states no dtype; bf16 is taken."]
     facts |= {"head": "tied" if tied else "separate", "dtype": dtype or "bf16"}
+    if dialect.active_leaves_out is not None:
+        counted = "as the publisher of the family counts"
+        facts["active"] = {"leaves_out": dialect.active_leaves_out, "source": counted}
     keys.ignore("quantization_config")
     keys.check_all_known(dialect.harmless)
     if envelope is not None:
@@ -114,13 +121,15 @@ def _tower(top: Keys, envelope: Envelope, facts: dict[str, Any]) -> list[dict[st
     return read_tower(envelope.tower, section, top, facts["hidden_dim"])
 
 
-def _format(raw: dict[str, Any], beside: dict[str, Any] | None, where: str) -> str | None:
+def _quantised(raw: dict[str, Any], beside: dict[str, Any] | None, where: str) -> Quantised | None:
     text = raw.get("text_config")
     section = raw.get("quantization_config") or (text.get("quantization_config") if isinstance(text, dict) else None)
     if section is not None and not isinstance(section, dict):
         raise BadInputError(f"{where}: key 'quantization_config' is no object", "name the model's config.json")
-    found = checkpoint_format(section, beside, where)
-    return "fp8-mxfp4" if found == "fp8-block" and raw.get("expert_dtype") == "fp4" else found
+    found = read_quantised(section, beside, where)
+    if found is not None and found.format == "fp8-block" and raw.get("expert_dtype") == "fp4" and not found.named:
+        return replace(found, format="fp8-mxfp4")
+    return found
 
 
 def _counted(facts: dict[str, Any], file: Path) -> ModelSpec:

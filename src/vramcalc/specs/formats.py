@@ -3,6 +3,8 @@
 Every format answers one question: the bytes of a matrix of ``rows`` x ``columns`` elements (out x in features).
 """
 
+from fractions import Fraction
+
 from msgspec import Struct
 
 from vramcalc.specs.model import Role
@@ -40,25 +42,40 @@ class ScaledFormat(Struct, frozen=True):
     """
 
     name: str
-    element_bits: int
+    element_bits: int | Fraction  # a fraction where it is an average over layers
     group_rows: int
     group_columns: int
-    group_bits: int
+    group_bits: int  # scale and zero together
     least_compute_capability: tuple[int, int]
     keeps: frozenset[Role] = KEPT_ROLES  # roles that stay in the model's own dtype
     experts: "ScaledFormat | None" = None  # where experts are stored otherwise
+    head: "ScaledFormat | None" = None  # where the head is stored otherwise
+    method: str = ""  # who quantised it, where engines go by that
+    zero_bits: int = 0  # of group_bits
+    row_bits: int = 0  # beside the groups, per out feature
+    column_bits: int = 0  # and per in feature
 
     def of(self, role: Role) -> "ScaledFormat":
         """Return the format of a role's matrices."""
+        if role == "head" and self.head is not None:
+            return self.head
         return self.experts if role == "experts" and self.experts else self
 
     def matrix_bytes(self, rows: int, columns: int) -> int:
         """Return the bytes of a matrix with its scales and zeros."""
-        groups_down = ceil_div(rows, self.group_rows) if self.group_rows else 1
-        groups_across = ceil_div(columns, self.group_columns) if self.group_columns else 1
-        return ceil_div(rows * columns * self.element_bits, 8) + ceil_div(
-            groups_down * groups_across * self.group_bits, 8
+        return (
+            ceil_div(rows * columns * self.element_bits, 8)
+            + ceil_div(self._n_groups(rows, columns) * self.group_bits, 8)
+            + ceil_div(rows * self.row_bits + columns * self.column_bits, 8)
         )
+
+    def zeros_bytes(self, rows: int, columns: int) -> int:
+        """Return the bytes of a matrix's zeros alone."""
+        return ceil_div(self._n_groups(rows, columns) * self.zero_bits, 8)
+
+    def _n_groups(self, rows: int, columns: int) -> int:
+        groups_down = ceil_div(rows, self.group_rows) if self.group_rows else 1
+        return groups_down * (ceil_div(columns, self.group_columns) if self.group_columns else 1)
 
 
 WeightFormat = BlockFormat | ScaledFormat
@@ -100,17 +117,16 @@ GGML = {
 
 # Formats of other runtimes, known for the size of their files. bitsandbytes 0.50: 64 elements share an absmax, which
 # double quantisation stores in 8 bits with a float per 256 of them: 65 bits per 512 elements. MLX: a scale and a bias
-# of 16 bits per 64 elements, embedding and head too.
+# of 16 bits per group, embedding and head too.
+KEPT_BY_MLX: frozenset[Role] = frozenset({"norm", "vision", "projector"})
+MLX_BITS = (2, 3, 4, 5, 6, 8)
 OTHER_RUNTIMES = {
     f.name: f
     for f in (
-        ScaledFormat("nf4", 4, 1, 64, 32, (6, 0)),
-        ScaledFormat("nf4-dq", 4, 1, 512, 65, (6, 0)),
-        ScaledFormat("llm-int8", 8, 1, 0, 32, (7, 5)),
-        *(
-            ScaledFormat(f"mlx-{bits}bit", bits, 1, 64, 32, (0, 0), frozenset({"norm", "vision", "projector"}))
-            for bits in (2, 3, 4, 5, 6, 8)
-        ),
+        ScaledFormat("nf4", 4, 1, 64, 32, (6, 0), method="bitsandbytes"),
+        ScaledFormat("nf4-dq", 4, 1, 512, 65, (6, 0), method="bitsandbytes"),
+        ScaledFormat("llm-int8", 8, 1, 0, 32, (7, 5), method="bitsandbytes"),
+        *(ScaledFormat(f"mlx-{bits}bit", bits, 1, 64, 32, (0, 0), KEPT_BY_MLX, method="mlx") for bits in MLX_BITS),
     )
 }
 
@@ -122,11 +138,12 @@ CHECKPOINT = {
         ScaledFormat("fp8", 8, 0, 0, 32, (7, 5)),
         ScaledFormat("fp8-channel", 8, 1, 0, 32, (7, 5)),
         ScaledFormat("fp8-block", 8, 128, 128, 32, (7, 5)),
+        ScaledFormat("mxfp8", 8, 1, 32, 8, (7, 5)),
         ScaledFormat("int8", 8, 1, 0, 32, (7, 5)),
-        ScaledFormat("awq-4bit", 4, 1, 128, 20, (7, 5)),
-        ScaledFormat("gptq-4bit", 4, 1, 128, 20, (6, 0)),
-        ScaledFormat("gptq-8bit", 8, 1, 128, 24, (6, 0)),
-        ScaledFormat("w4a16", 4, 1, 128, 16, (7, 5)),
+        ScaledFormat("awq-4bit", 4, 1, 128, 20, (7, 5), method="awq", zero_bits=4),
+        ScaledFormat("gptq-4bit", 4, 1, 128, 20, (6, 0), method="gptq", zero_bits=4),
+        ScaledFormat("gptq-8bit", 8, 1, 128, 24, (6, 0), method="gptq", zero_bits=8),
+        ScaledFormat("w4a16", 4, 1, 128, 16, (7, 5), method="compressed"),
         ScaledFormat("nvfp4", 4, 1, 16, 8, (7, 5)),
         _MXFP4,
         ScaledFormat("fp8-mxfp4", 8, 128, 128, 8, (9, 0), experts=_MXFP4),  # DeepSeek-V4

@@ -35,6 +35,7 @@ from vramcalc.specs.layers import (
 )
 
 __all__ = [
+    "ActiveFact",
     "Attention",
     "BidirectionalAttention",
     "ChunkedAttention",
@@ -64,6 +65,7 @@ __all__ = [
     "Role",
     "RopeTable",
     "SlidingAttention",
+    "StoredApart",
 ]
 
 Dtype = Literal["f32", "f16", "bf16"]
@@ -123,6 +125,31 @@ class ExtraTensor(Spec):
     gguf_shape: tuple[PositiveInt, ...] | None = None  # where the converter changes it
 
 
+_LAYER_RANGES = r"^\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*$"
+
+
+class StoredApart(Spec):
+    """Tensors of a quantised release that are not in its ``checkpoint_format``: by role, by name, by layer."""
+
+    format: str  # a weight format, or "kept": the model's own dtype
+    roles: tuple[Role, ...] = ()
+    tensors: tuple[str, ...] = ()  # by the inventory's names
+    layers: str | None = Field(default=None, pattern=_LAYER_RANGES)  # "0-2,60"; None: wherever they are
+
+    @model_validator(mode="after")
+    def _says_which(self) -> Self:
+        if not self.roles and not self.tensors:
+            raise ValueError("names neither roles nor tensors")
+        return self
+
+    def layer_set(self) -> frozenset[int] | None:
+        """Return the layers it is about, None for all."""
+        if self.layers is None:
+            return None
+        spans = (span.partition("-") for span in self.layers.split(","))
+        return frozenset(i for first, _, last in spans for i in range(int(first), int(last or first) + 1))
+
+
 class NextTokenLayers(Spec):
     """Layers that predict the tokens after the next; used for speculative decoding only and counted apart.
 
@@ -151,23 +178,34 @@ class CountFact(Spec):
     source: str
 
 
+class ActiveFact(Spec):
+    """The number of parameters per token that the publisher prints, and what it leaves out; publishers differ."""
+
+    printed: str | None = Field(default=None, pattern=r"^\d+(\.\d+)?B$")
+    leaves_out: tuple[Role, ...] = ()  # where the publisher does not say: what brings our count to the printed one
+    source: str
+
+
 class ModelSpec(Spec):
     """A model as published: facts only, no engine's view of it."""
 
     id: str
     name: str
     family: str
+    gguf_architecture: str | None = None  # general.architecture of its GGUF
     hf_ids: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     ollama_tags: tuple[str, ...] = ()
     ollama_format: str | None = None  # what the plain tag holds, where known
     advertised: str | None = None  # the size the publisher prints: "8B", "30B-A3B"
     parameters: CountFact
+    active: ActiveFact | None = None  # models with experts alone
     context: PositiveInt  # trained, tokens
     license: str
     released: str = Field(pattern=r"^(\d{4}-\d{2}(-\d{2})?|unknown)$")
     dtype: Dtype
     checkpoint_format: str | None = None  # where the release itself is quantised
+    stored_apart: tuple[StoredApart, ...] = ()  # what of the release is in another format; the first that holds counts
     vocabulary: PositiveInt  # rows of the embedding as stored
     gguf_vocabulary: PositiveInt | None = None  # where the converter drops padding rows
     hidden_dim: PositiveInt
@@ -190,6 +228,12 @@ class ModelSpec(Spec):
         if (self.per_layer_dim is None) != (self.per_layer_vocabulary is None):
             raise ValueError("per_layer_dim and per_layer_vocabulary go together")
         return self
+
+    @property
+    def ollama_tag(self) -> str | None:
+        """Return the tag to type: one that names a size where there is one, as ``latest`` moves on."""
+        sized = [tag for tag in self.ollama_tags if not tag.endswith(":latest")]
+        return next(iter((*sized, *self.ollama_tags)), None)
 
     @property
     def is_encoder(self) -> bool:

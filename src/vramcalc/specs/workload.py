@@ -24,6 +24,9 @@ class Workload(Struct, frozen=True, kw_only=True):
     swa_full: bool = False
     gpu_layers: int | None = None  # the output head counts as one
     cpu_moe: int | None = None  # experts of the first N layers stay in host memory
+    # Ollama
+    spread: bool = False  # over all cards, even where one holds the model
+    gpu_overhead_bytes: int = 0  # kept aside on each card when Ollama chooses the context
     # vLLM family
     memory_share: Fraction | None = None
     max_num_seqs: int | None = None

@@ -10,7 +10,7 @@ from vramcalc.engines._ggml.placing import to_layout
 from vramcalc.engines._ggml.settling import DEFAULT_FORMAT, make_run
 from vramcalc.engines._ggml.weights import load
 from vramcalc.engines._runtime import context_bytes
-from vramcalc.engines.base import Budget, Pool, Proposal, Setup
+from vramcalc.engines.base import Budget, Pool, Proposal, Readout, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.ledger import Ledger
@@ -24,7 +24,6 @@ class LlamaProcess:
 
     margin_bytes = MARGIN_BYTES
     context_step = 256
-    maps_weights = True
 
     def __init__(self, setup: Setup, version: str, weight_format: str) -> None:
         if setup.machine.nodes > 1:
@@ -50,6 +49,16 @@ class LlamaProcess:
     def budgets(self, proposal: Proposal) -> Mapping[str, Budget]:
         """Return what a process may use on each card, less what others hold."""
         return {device: self._budget(device) for device in self._devices(proposal.placement)}
+
+    @property
+    def maps_weights(self) -> bool:
+        """Whether weights in host memory are mapped from the file: llama-server's default."""
+        return True
+
+    def readouts(self, proposal: Proposal, ledger: Ledger) -> tuple[Readout, ...]:
+        """Return nothing: llama-server has no tool of its own."""
+        del proposal, ledger
+        return ()
 
     def pool(self, proposal: Proposal, ledger: Ledger) -> Pool | None:
         """Return None: the cache is allocated as asked."""

@@ -7,7 +7,8 @@ from vramcalc.engines._ggml.run import Run
 from vramcalc.engines.base import Setup
 from vramcalc.errors import RefusedError, UnknownNameError
 from vramcalc.formulas.recipes import resolve_recipe
-from vramcalc.specs.formats import CHECKPOINT, GGML, OTHER_RUNTIMES, BlockFormat
+from vramcalc.specs.format_names import scaled_format
+from vramcalc.specs.formats import GGML, BlockFormat
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.model import (
     FullAttention,
@@ -32,7 +33,7 @@ def choose_format(setup: Setup, engine: str) -> str:
     if asked is None:
         return setup.model.ollama_format or DEFAULT_FORMAT
     name = asked.strip().lower()
-    if name in CHECKPOINT or name in OTHER_RUNTIMES:
+    if scaled_format(name) is not None:
         raise RefusedError(
             f"{name} is no GGUF format, and {engine} reads GGUF files alone",
             f"take a GGUF mix, e.g. --quant {DEFAULT_FORMAT}, or --engine vllm",
@@ -72,16 +73,21 @@ def uses_flash_attention(model: ModelSpec, gpus: tuple[GpuSpec, ...], workload: 
     """Return whether flash attention is on: as asked, else where every card and every head has a kernel."""
     if workload.flash_attention is not None:
         return workload.flash_attention
+    return cards_have_flash_attention(gpus) and all(
+        kind.attention.head_dim in _FLASH_HEAD_DIMS
+        for kind in model.layers.kinds.values()
+        if isinstance(kind.attention, GroupedQueryAttention)
+    )
+
+
+def cards_have_flash_attention(gpus: tuple[GpuSpec, ...]) -> bool:
+    """Return whether every CUDA card is of a generation with kernels for flash attention."""
     for gpu in gpus:
         if gpu.compute_capability is not None:
             major, minor = (int(part) for part in gpu.compute_capability.split("."))
             if (major, minor) < _OLDEST_FLASH_CARD or (major, minor) == _CARD_WITHOUT_FLASH:
                 return False
-    return all(
-        kind.attention.head_dim in _FLASH_HEAD_DIMS
-        for kind in model.layers.kinds.values()
-        if isinstance(kind.attention, GroupedQueryAttention)
-    )
+    return True
 
 
 def make_run(model: ModelSpec, gpus: tuple[GpuSpec, ...], workload: Workload) -> Run:

@@ -41,6 +41,8 @@ def refuse_unknown(model: ModelSpec, engine: str) -> None:
 
 
 def _beyond(kind: LayerKind, kinds: tuple[LayerKind, ...]) -> Iterator[str]:
+    if kind.n_norms == 0:
+        yield "norms without weights"
     yield from _beyond_mixing(kind, is_hybrid=any(other.mixer is not None for other in kinds))
     if isinstance(kind.mlp, NoMlp) and not all(isinstance(other.mlp, NoMlp) for other in kinds):
         yield "layers without MLP beside others with one"

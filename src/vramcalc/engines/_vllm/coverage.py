@@ -46,10 +46,11 @@ def refuse_uncovered(model: ModelSpec, gpu: GpuSpec, rules: RuleSet, weight_form
             f"{model.name} has {' and '.join(sorted(found))}, which is not modelled for vLLM {rules.version}",
             "leave the version out: the rules of vLLM 0.33 cover it",
         )
-    if weight_format == "nvfp4" and model.features() & _MIXED_IN_NVFP4:
+    is_own = weight_format == model.checkpoint_format and model.stored_apart
+    if weight_format == "nvfp4" and not is_own and model.features() & _MIXED_IN_NVFP4:
         raise RefusedError(
             f"nvfp4 releases of models like {model.name} keep some layers in 16 bits, each release its own",
-            "take another --quant, or another release",
+            "name the release, or its config.json; or take another --quant",
         )
     _refuse_recurrent(model)
     _refuse_sparse(model, gpu)

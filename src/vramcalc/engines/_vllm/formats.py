@@ -5,12 +5,16 @@ from msgspec import Struct
 from vramcalc.engines._vllm.rules import capability, default_dtype, refuse_fp8_cache, running_dtype
 from vramcalc.errors import RefusedError, UnknownNameError
 from vramcalc.formulas.recipes import RECIPES
-from vramcalc.specs.formats import CHECKPOINT, FLOATS, FP8, GGML, OTHER_RUNTIMES, BlockFormat, WeightFormat
+from vramcalc.formulas.weights import Storage, checkpoint_storage
+from vramcalc.specs.format_names import scaled_format
+from vramcalc.specs.formats import CHECKPOINT, FLOATS, FP8, GGML, BlockFormat, ScaledFormat, WeightFormat
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.model import Dtype, ModelSpec
 from vramcalc.specs.workload import Workload
 
 _BITSANDBYTES = frozenset({"nf4", "fp4", "bnb-4bit", "bnb-8bit", "bitsandbytes"})
+_OWNERS = {"mlx": "MLX", "exl": "ExLlama"}
+_FOREIGN = {*_OWNERS, "bitsandbytes"}
 _AS_THE_MODEL = frozenset({"auto", "f16", "bf16"})
 _FP8_NAMES = frozenset({"fp8", "fp8_e4m3", "fp8_e5m2"})
 _NO_EXPERTS = "mxfp4 covers experts alone here"
@@ -22,6 +26,7 @@ class ChosenFormat(Struct, frozen=True):
     name: str
     fmt: WeightFormat
     dtype: Dtype
+    storage: Storage
 
 
 def choose_format(model: ModelSpec, gpu: GpuSpec, asked: str | None) -> ChosenFormat:
@@ -34,10 +39,10 @@ def choose_format(model: ModelSpec, gpu: GpuSpec, asked: str | None) -> ChosenFo
     if name in FLOATS:
         named: dict[str, Dtype] = {"f32": "f32", "f16": "f16", "bf16": "bf16"}
         dtype = running_dtype(model, named[name], capability(gpu))
-        return ChosenFormat(dtype, FLOATS[dtype], dtype)
-    fmt = CHECKPOINT.get(name)
-    if fmt is None:
-        _refuse_foreign(name)
+        return ChosenFormat(dtype, FLOATS[dtype], dtype, Storage(FLOATS[dtype], FLOATS[dtype]))
+    fmt, storage = scaled_format(name), checkpoint_storage(model, name)
+    if fmt is None or storage is None or fmt.method in _FOREIGN:
+        _refuse_foreign(name, fmt)
         known = (*FLOATS, *CHECKPOINT)
         raise UnknownNameError("weight format", name, known, see=f"vLLM loads {', '.join(known)}")
     least = fmt.least_compute_capability
@@ -51,18 +56,22 @@ def choose_format(model: ModelSpec, gpu: GpuSpec, asked: str | None) -> ChosenFo
         raise RefusedError(f"nvfp4 is NVIDIA's own format; {gpu.name} cannot run it", "take mxfp4, fp8 or bf16")
     if name == "mxfp4" and not model.is_moe:
         raise RefusedError(f"{_NO_EXPERTS}, and {model.name} has none", "take w4a16 or awq-4bit for a dense model")
-    return ChosenFormat(name, fmt, running_dtype(model, default_dtype(model), capability(gpu)))
+    if name.endswith("-actorder"):
+        raise RefusedError(f"vLLM 0.33 refuses GPTQ with act-order ({name})", "take a release without it, or awq-4bit")
+    return ChosenFormat(name, fmt, running_dtype(model, default_dtype(model), capability(gpu)), storage)
 
 
-def _refuse_foreign(name: str) -> None:
+def _refuse_foreign(name: str, fmt: ScaledFormat | None) -> None:
     if name in GGML or name in RECIPES or "=" in name:
         raise RefusedError(
             f"vLLM does not load the GGUF format {name}: support moved out of its tree to a plugin",
             "take --engine llama.cpp or ollama for GGUF, or awq-4bit, gptq-4bit, w4a16, fp8 here",
         )
-    if name.startswith("mlx-"):
-        raise RefusedError(f"{name} is MLX's own format; vLLM does not load it", "take w4a16, awq-4bit or fp8")
-    if name in _BITSANDBYTES or name in OTHER_RUNTIMES:
+    if fmt is not None and fmt.method in _OWNERS:
+        raise RefusedError(
+            f"{name} is {_OWNERS[fmt.method]}'s own format; vLLM does not load it", "take w4a16, awq-4bit or fp8"
+        )
+    if name in _BITSANDBYTES or (fmt is not None and fmt.method == "bitsandbytes"):
         raise RefusedError(
             f"vLLM does not load {name}: bitsandbytes support is no longer in its tree",
             "take awq-4bit, gptq-4bit, w4a16 or fp8",

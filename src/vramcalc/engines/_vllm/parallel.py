@@ -142,5 +142,5 @@ def _breaks_groups(fmt: WeightFormat, columns: int, *, of_experts: bool) -> bool
     if not isinstance(fmt, ScaledFormat) or fmt.element_bits != 4 or fmt.name == "mxfp4":  # noqa: PLR2004
         return False
     if of_experts:
-        return fmt.name == "w4a16" and columns % EXPERT_MULTIPLE != 0
-    return "mlp" not in fmt.keeps and columns % fmt.group_columns != 0
+        return fmt.method == "compressed" and columns % EXPERT_MULTIPLE != 0
+    return "mlp" not in fmt.keeps and fmt.group_columns > 0 and columns % fmt.group_columns != 0

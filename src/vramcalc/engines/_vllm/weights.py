@@ -4,7 +4,7 @@ Source:
     vLLM 0.33, model_executor/layers: linear.py, vocab_parallel_embedding.py, fused_moe, quantization, rotary_embedding.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 
 from msgspec import Struct
@@ -19,9 +19,10 @@ from vramcalc.engines._vllm.rules import (
     has_wide_heads,
 )
 from vramcalc.formulas.inventory import Split, TensorGroup, tensor_groups
+from vramcalc.formulas.weights import Storage
 from vramcalc.placement.pipeline import stage_layers
 from vramcalc.placement.tensor_shares import Heads, on_rank
-from vramcalc.specs.formats import FLOATS, ScaledFormat, WeightFormat
+from vramcalc.specs.formats import ScaledFormat, WeightFormat
 from vramcalc.specs.model import (
     Attention,
     Dtype,
@@ -85,7 +86,7 @@ class WeightRules(Struct, frozen=True, kw_only=True):
     """A model in one format on one kind of card."""
 
     model: ModelSpec
-    fmt: WeightFormat
+    storage: Storage
     dtype: Dtype
     card: Capability
     expert_multiple: int  # what the mxfp4 kernel rounds a rank's share of an expert up to
@@ -101,7 +102,7 @@ class WeightRules(Struct, frozen=True, kw_only=True):
         changes: list[dict[str, int]] = [{} for _ in ranges]
         order = self.model.layers.order()
         held: list[Held] = []
-        for group in tensor_groups(self.model):
+        for group, stored in self._stored():
             kind = self.model.layers.kinds[order[group.layers[0]]] if group.layers else None
             heads = Heads.of(kind.attention) if kind else None
             whole = _with_copied_groups(group, kind.mixer if kind else None, tensor_parallel)
@@ -109,8 +110,9 @@ class WeightRules(Struct, frozen=True, kw_only=True):
             share = self._on_rank(whole, heads, n_ranks, whole_experts=whole_experts)
             if kind and group.name == "attn_k" and _values_are_keys(kind.attention):
                 share = replace(share, copies=2 * share.copies)  # vLLM gives V a matrix of its own, equal to K's
-            n_bytes, (name, change) = self._stack_bytes(share), self._change(share)
-            held.append(Held(share, self._parts(share, n_bytes), self._times_on(group, ranges)))
+            fmt = stored if isinstance(stored, ScaledFormat) and group.name not in _KEPT else None
+            n_bytes, (name, change) = self._stack_bytes(share, fmt), self._change(share, fmt)
+            held.append(Held(share, self._parts(share, fmt, n_bytes), self._times_on(group, ranges)))
             for stage, times in enumerate(held[-1].times):
                 _add(parts[stage], group.role, n_bytes * times)
                 _add(changes[stage], name, change * times)
@@ -118,6 +120,10 @@ class WeightRules(Struct, frozen=True, kw_only=True):
         tables = [self._table_bytes(table) for table in self.model.rope_tables]
         rounding = [rounding_bytes(held, stage, layers, tables) for stage, layers in enumerate(ranges)]
         return tuple(map(RankWeights, parts, changes, rounding))
+
+    def _stored(self) -> Iterator[tuple[TensorGroup, WeightFormat]]:
+        for group in tensor_groups(self.model):
+            yield from self.storage.parts(group)
 
     def _on_rank(self, group: TensorGroup, heads: Heads | None, n_ranks: int, *, whole_experts: bool) -> TensorGroup:
         """Return a rank's share; towers as the model's class splits them.
@@ -141,7 +147,7 @@ class WeightRules(Struct, frozen=True, kw_only=True):
             _add(part, "rope_tables", tables)
             attending = sum(not isinstance(kinds[order[layer]].attention, NoAttention) for layer in layers)
             _add(part, "layer_scales", LAYER_SCALES_BYTES * attending)
-            if not self.fmt.name.startswith(_QUANTISED_STEPS):
+            if not self.storage.fmt.name.startswith(_QUANTISED_STEPS):
                 _add(change, "dropped_scales", -_SPARE_SCALES_BYTES * attending)
 
     def _table_bytes(self, table: RopeTable) -> int:
@@ -161,52 +167,41 @@ class WeightRules(Struct, frozen=True, kw_only=True):
             times[-1] = 1
         return times
 
-    def _stack_bytes(self, group: TensorGroup) -> int:
-        """Return the bytes of the group's tensors in one layer."""
-        fmt = self._format_of(group)
-        *rows, columns = self._padded(group).shape
-        if not rows or _takes_4_bytes(group):
-            return prod(group.shape) * ELEMENT_BYTES["f32" if _takes_4_bytes(group) else self.dtype] * group.copies
-        one = fmt.matrix_bytes(prod(rows), columns)
-        if group.role == "experts" and self.fmt.name == "gptq-4bit" and fmt is self.fmt:
+    def _stack_bytes(self, group: TensorGroup, fmt: ScaledFormat | None) -> int:
+        """Return the bytes of the group's tensors in one layer; ``fmt`` is None for what is not quantised."""
+        *rows, columns = self._padded(group, fmt).shape
+        if fmt is None or not rows or _takes_4_bytes(group):
+            is_f32 = _takes_4_bytes(group) or (group.role == "router" and family_starts(self.model, _F32_ROUTERS))
+            return prod(group.shape) * ELEMENT_BYTES["f32" if is_f32 else self.dtype] * group.copies
+        one = self._regrouped(group, fmt).matrix_bytes(prod(rows), columns)
+        if group.role == "experts" and fmt.method == "gptq" and not self._has_narrow_experts(group):
             one += rows[0] * ELEMENT_BYTES[self.dtype]  # a bias per expert matrix, dropped when loading ends
         return one * group.copies
 
-    def _parts(self, group: TensorGroup, n_bytes: int) -> tuple[int, ...]:
+    def _parts(self, group: TensorGroup, fmt: ScaledFormat | None, n_bytes: int) -> tuple[int, ...]:
         """Return the bytes of the elements, the scales and the zeros, which are tensors of their own."""
-        fmt = self._format_of(group)
-        if not isinstance(fmt, ScaledFormat):
+        if fmt is None:
             return (n_bytes,)
-        elements = prod(self._padded(group).shape) * group.copies * fmt.element_bits // 8
-        zeros = (n_bytes - elements) * max(0, fmt.group_bits % 32 - 16) // fmt.group_bits
+        *rows, columns = self._padded(group, fmt).shape
+        elements = prod((*rows, columns)) * group.copies * fmt.element_bits // 8
+        zeros = self._regrouped(group, fmt).zeros_bytes(prod(rows), columns) * group.copies
         return elements, n_bytes - elements - zeros, zeros
 
-    def _is_scaled(self, group: TensorGroup) -> bool:
-        return (
-            isinstance(self.fmt, ScaledFormat)
-            and group.is_matrix
-            and group.role not in self.fmt.keeps
-            and group.name not in _KEPT
-        )
-
-    def _format_of(self, group: TensorGroup) -> WeightFormat:
-        """Return the format of a group; expert shares that 128 does not divide take smaller scale groups."""
-        if not isinstance(self.fmt, ScaledFormat) or not self._is_scaled(group):
-            is_f32 = group.role == "router" and family_starts(self.model, _F32_ROUTERS)
-            return FLOATS["f32" if is_f32 else self.dtype]
-        if self.fmt.name not in _REGROUPED or not self._has_narrow_experts(group):
-            return self.fmt.of(group.role)
+    def _regrouped(self, group: TensorGroup, fmt: ScaledFormat) -> ScaledFormat:
+        """Return the format of a group: expert shares that 128 does not divide take smaller scale groups."""
+        if fmt.name not in _REGROUPED or not self._has_narrow_experts(group):
+            return fmt
         size = next((s for s in _SMALLER_GROUPS if _expert_share(group) % s == 0), _SMALLER_GROUPS[-1])
-        if self.fmt.name == "fp8-block":
-            return replace(self.fmt, group_rows=size, group_columns=size)
-        return replace(self.fmt, group_columns=size, group_bits=20 if self.fmt.name == "awq-4bit" else 16)
+        if fmt.name == "fp8-block":
+            return replace(fmt, group_rows=size, group_columns=size)
+        return replace(fmt, group_columns=size, group_bits=20 if fmt.method == "awq" else 16)
 
     def _has_narrow_experts(self, group: TensorGroup) -> bool:
         return group.role == "experts" and group.is_matrix and _expert_share(group) % EXPERT_MULTIPLE != 0
 
-    def _padded(self, group: TensorGroup) -> TensorGroup:
+    def _padded(self, group: TensorGroup, fmt: ScaledFormat | None) -> TensorGroup:
         """Round mxfp4 experts up to what the kernel of the card wants."""
-        if self.fmt.name != "mxfp4" or group.role != "experts":
+        if self.storage.fmt.name != "mxfp4" or fmt is None or group.role != "experts":
             return group
         rows, *columns = group.shape
         of_rows, of_columns = self.hidden_multiple, self.expert_multiple
@@ -214,7 +209,7 @@ class WeightRules(Struct, frozen=True, kw_only=True):
             of_rows, of_columns = of_columns, of_rows
         return replace(group, shape=(round_up(rows, of_rows), *(round_up(c, of_columns) for c in columns)))
 
-    def _change(self, group: TensorGroup) -> tuple[str, int]:
+    def _change(self, group: TensorGroup, fmt: ScaledFormat | None) -> tuple[str, int]:
         """Return what the end of loading does to the group's tensors in one layer: a name and bytes.
 
         AWQ on Hopper's Machete kernel widens zeros from 4 to 16 bits; symmetric GPTQ drops them elsewhere (Marlin), and
@@ -222,27 +217,28 @@ class WeightRules(Struct, frozen=True, kw_only=True):
         projections in the model's dtype.
         """
         elements = prod(group.shape) * group.copies
-        if group.name in _LATENT and (self.copies_latent or self.fmt.name.startswith("fp8")):
+        if group.name in _LATENT and (self.copies_latent or (fmt is not None and fmt.name.startswith("fp8"))):
             return "latent_copies", elements * ELEMENT_BYTES[self.dtype]
-        if not self._is_scaled(group):
+        if fmt is None:
             return "", 0
-        zeros = elements // 256  # half a byte per group of 128
+        *rows, columns = group.shape
+        zeros = fmt.zeros_bytes(prod(rows), columns) * group.copies
         hopper = self.card[0] == _HOPPER
         if group.role == "experts":
-            return self._expert_change(group, zeros)
-        if self.fmt.name == "awq-4bit" and hopper:
+            return self._expert_change(group, fmt, zeros)
+        if fmt.method == "awq" and hopper:
             return "widened_zeros", 3 * zeros
-        if self.fmt.name == "gptq-4bit" and not hopper:
+        if fmt.method == "gptq" and not hopper:
             return "dropped_zeros", -zeros
         return "", 0
 
-    def _expert_change(self, group: TensorGroup, zeros: int) -> tuple[str, int]:
+    def _expert_change(self, group: TensorGroup, fmt: ScaledFormat, zeros: int) -> tuple[str, int]:
         hopper = self.card[0] == _HOPPER
-        if self.fmt.name in _PADDED_AFTER_LOADING and hopper and self._has_narrow_experts(group):
+        if fmt.name in _PADDED_AFTER_LOADING and hopper and self._has_narrow_experts(group):
             share = _expert_share(group)
-            before = self._stack_bytes(group)
+            before = self._stack_bytes(group, fmt)
             return "expert_padding", before * round_up(share, EXPERT_MULTIPLE) // share - before
-        if self.fmt.name == "gptq-4bit" and not self._has_narrow_experts(group):
+        if fmt.method == "gptq" and not self._has_narrow_experts(group):
             biases = group.shape[0] * group.copies * ELEMENT_BYTES[self.dtype]
             return "dropped_zeros", -biases - (zeros if hopper else 0)
         return "", 0

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from vramcalc.engines import ENGINE_NAMES, bind_engine, parse_engine
-from vramcalc.engines.base import Setup
+from vramcalc.engines import ENGINE_NAMES, parse_engine, with_environment
 from vramcalc.errors import BadInputError, RefusedError, UsageError
-from vramcalc.estimation import estimate_outcome
+from vramcalc.estimation import Asked, estimate_outcome
 from vramcalc.formulas.inventory import n_parameters
-from vramcalc.reports.freeze import Asked, freeze_outcome, freeze_refusal
+from vramcalc.reports.freeze import freeze_outcome, freeze_refusal
 from vramcalc.reports.schema import SCHEMA_VERSION, EstimateReport, Report
 from vramcalc.solvers.advice import find_advice
 from vramcalc.solvers.limits import find_limits
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from vramcalc.reports.accuracy import ValidationReport
     from vramcalc.reports.catalogue import Catalogue
     from vramcalc.reports.explanation import TextbookReport, WeightsReport
+    from vramcalc.reports.solution import SolveReport
     from vramcalc.validation import Comparison
 
 DEFAULT_ENGINES = ("ollama", "vllm")
@@ -51,6 +51,7 @@ class Request(Struct, frozen=True, kw_only=True):
     reserve: str | None = None
     os: OperatingSystem = "linux"
     kv_type: str | None = None
+    environment: Sequence[str] = ()  # NAME=VALUE
     workload: Workload = field(default_factory=Workload)
     registries: Sequence[Path] = ()
 
@@ -76,24 +77,66 @@ def estimate(  # noqa: PLR0913 - the options people use most, by their command-l
     >>> estimate("deepseek-r1-8b", "rtx3060", engines=["vllm"]).estimates[0].verdict
     'does_not_fit'
     """
+    return answer(
+        build_request(
+            model,
+            gpus,
+            engines=engines,
+            quants=quants,
+            context=context,
+            parallel=parallel,
+            kv_type=kv_type,
+            ram=ram,
+            nodes=nodes,
+            memory_share=memory_share,
+            gpu_layers=gpu_layers,
+            registries=registries,
+        )
+    )
+
+
+def solve(unknown: str, model: str, *gpus: str, **options: Any) -> "SolveReport":  # noqa: ANN401 - those of estimate
+    """Return the longest ``context``, most ``sequences``, best ``quant`` or smallest ``gpu`` that fits.
+
+    Takes the options of ``estimate``, and answers as the command ``vramcalc solve``. Raises ``UsageError``.
+    """
+    from vramcalc.api.solving import answer_unknown  # noqa: PLC0415 - start-up
+
+    return answer_unknown(unknown, build_request(model, gpus, **options))
+
+
+def build_request(  # noqa: PLR0913 - the options people use most, by their command-line names
+    model: str,
+    gpus: Sequence[str],
+    *,
+    engines: Sequence[str] = DEFAULT_ENGINES,
+    quants: Sequence[str] = (),
+    context: int | str | None = None,
+    parallel: int | None = None,
+    kv_type: str | None = None,
+    ram: str | None = None,
+    nodes: int = 1,
+    memory_share: float | None = None,
+    gpu_layers: int | None = None,
+    registries: Sequence[str | Path] = (),
+) -> Request:
+    """Return the question behind the options of the Python interface."""
     workload = Workload(
         n_context=parse_count(context) if isinstance(context, str) else context,
         n_sequences=parallel,
         memory_share=None if memory_share is None else Fraction(str(memory_share)),
         gpu_layers=gpu_layers,
     )
-    return answer(
-        Request(
-            model=model,
-            gpus=gpus,
-            engines=engines,
-            quants=quants or (None,),
-            ram=ram,
-            nodes=nodes,
-            kv_type=kv_type,
-            workload=workload,
-            registries=[Path(path) for path in registries],
-        )
+    return Request(
+        model=model,
+        gpus=gpus,
+        engines=engines,
+        quants=quants or (None,),
+        ram=ram,
+        nodes=nodes,
+        kv_type=kv_type,
+        workload=workload,
+        registries=[Path(path) for path in registries],
     )
 
 
@@ -102,21 +145,7 @@ def answer(request: Request) -> Report:
 
     A combination that does not go together is answered ``unsupported``; ``UsageError`` where all are.
     """
-    workload = _checked(request)
-    model = load_model(request.model, request.registries)
-    cards = gpu_registry(request.registries)
-    estimates = []
-    for text in request.gpus:
-        found = resolve_cards(text, cards)
-        machine = Machine(
-            gpus=found.gpus,
-            nodes=request.nodes,
-            host_memory_bytes=None if request.ram is None else _bytes("--ram", request.ram),
-            os=_system(request.os, found.gpus),
-            reserve_bytes=0 if request.reserve is None else _bytes("--reserve", request.reserve),
-        )
-        combinations = _combinations(request, model, machine, workload)
-        estimates += [_estimate(asked, found.notes) for asked in combinations]
+    estimates = [freeze_estimate(asked, notes) for asked, notes in read_questions(request)]
     refusals = [e.refusal for e in estimates if e.refusal]
     if refusals and len(refusals) == len(estimates):
         raise UsageError(refusals[0].reason, refusals[0].advice)
@@ -165,7 +194,7 @@ def explain_textbook(request: Request) -> "TextbookReport":
     from vramcalc.reports.explanation import textbook_report  # noqa: PLC0415 - start-up
 
     model = load_model(request.model, request.registries)
-    workload = _checked(replace(request, gpus=request.gpus or ("none",)))
+    workload = checked_workload(replace(request, gpus=request.gpus or ("none",)))
     return textbook_report(
         model,
         advertised_parameters=_advertised(model),
@@ -228,27 +257,49 @@ def _advertised(model: ModelSpec) -> int:
     return round(float(match[1]) * {"B": 10**9, "M": 10**6}[match[2]]) if match else n_parameters(model)
 
 
-def _combinations(request: Request, model: ModelSpec, machine: Machine, workload: Workload) -> Iterator[Asked]:
-    for engine in request.engines:
-        name, version = parse_engine(engine)
-        for quant in request.quants or (None,):
-            weight_format = None if quant is None else quant.strip().lower()
-            yield Asked(model, machine, name, version, weight_format, workload)
+def read_questions(request: Request) -> Iterator[tuple[Asked, tuple[str, ...]]]:
+    """Yield the questions of a request, one per GPU, engine and format, with what to know of the names.
+
+    Raises ``UsageError`` for what no engine could take, and as its names resolve.
+    """
+    workload = checked_workload(request)
+    model = load_model(request.model, request.registries)
+    cards = gpu_registry(request.registries)
+    for text in request.gpus:
+        found = resolve_cards(text, cards)
+        machine = machine_of(request, found.gpus)
+        for engine in request.engines:
+            name, version = parse_engine(engine)
+            settings = with_environment(name, workload, _variables(request.environment))
+            for quant in request.quants or (None,):
+                weight_format = None if quant is None else quant.strip().lower()
+                yield Asked(model, machine, name, version, weight_format, settings), found.notes
 
 
-def _estimate(asked: Asked, notes: Sequence[str]) -> EstimateReport:
+def machine_of(request: Request, gpus: tuple[GpuSpec, ...]) -> Machine:
+    """Return the machine of a request with these cards. Raises ``UsageError`` for what is no amount of memory."""
+    return Machine(
+        gpus=gpus,
+        nodes=request.nodes,
+        host_memory_bytes=None if request.ram is None else _bytes("--ram", request.ram),
+        os=_system(request.os, gpus),
+        reserve_bytes=0 if request.reserve is None else _bytes("--reserve", request.reserve),
+    )
+
+
+def freeze_estimate(asked: Asked, notes: Sequence[str]) -> EstimateReport:
+    """Return the report of one question: an estimate, or the engine's refusal."""
     known = (*notes, *asked.model.notes)
-    setup = Setup(asked.model, asked.machine, asked.weight_format, asked.version)
     try:
-        engine = bind_engine(asked.engine, setup)
+        engine = asked.bind()
         outcome = estimate_outcome(engine, asked.machine, asked.workload)
     except RefusedError as refusal:
         return freeze_refusal(asked, asked.version or "", str(refusal), refusal.hint, known)
     if asked.version is not None and not _is_release_of(asked.version, engine.version):
         used = f"the rules of {engine.version} are used, the nearest earlier set known"
         known = (*known, f"{asked.engine} {asked.version}: {used}")
-    limits = find_limits(engine, asked.model, asked.machine, asked.workload, outcome.proposal.workload)
-    advice = find_advice(asked.engine, setup, asked.workload, outcome, limits)
+    limits = find_limits(asked, outcome)
+    advice = find_advice(asked, outcome, limits)
     return freeze_outcome(asked, outcome, limits, advice=advice, notes=known)
 
 
@@ -257,7 +308,7 @@ def _is_release_of(version: str, rules: str) -> bool:
     return parts[: rules.count(".") + 1] == rules.split(".")
 
 
-def _checked(request: Request) -> Workload:
+def checked_workload(request: Request) -> Workload:
     """Return the workload with the cache type filled in. Raises ``UsageError`` for what no engine could take."""
     w = request.workload
     if not request.gpus:
@@ -289,6 +340,17 @@ def _checked(request: Request) -> Workload:
         return w
     k, _, v = request.kv_type.strip().lower().partition("/")
     return replace(w, k_format=k, v_format=v or k)
+
+
+def _variables(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Return name and value of every ``NAME=VALUE``. Raises ``UsageError``."""
+    pairs = []
+    for text in texts:
+        name, mark, value = text.partition("=")
+        if not mark or not name.strip():
+            raise UsageError(f"--env {text!r} sets nothing", "write it as NAME=VALUE")
+        pairs.append((name.strip(), value))
+    return pairs
 
 
 def _bytes(option: str, text: str) -> int:

@@ -1,0 +1,48 @@
+"""What is left on the tightest GPU: the figure every inverse question searches."""
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from vramcalc.engines.base import Engine
+from vramcalc.errors import RefusedError
+from vramcalc.estimation import Asked, Outcome, estimate_outcome
+from vramcalc.specs.workload import Workload
+
+Room = Callable[[Workload], int | None]
+
+
+def room_of(engine: Engine, asked: Asked, workload: Workload, *, surely: bool = False) -> Room:
+    """Return what the tightest GPU has left under a workload; below 0 where layers would leave, None where refused.
+
+    Every layer is asked onto the GPUs, so that an engine need not search for a placement; one that may place layers
+    itself moves some off as soon as less than its margin stays free. ``surely`` counts the high figures too.
+    """
+    margin = margin_of(engine, workload)
+    n_layers = asked.model.layers.n_layers + 1
+
+    def room(changed: Workload) -> int | None:
+        try:
+            outcome = estimate_outcome(engine, asked.machine, replace(changed, gpu_layers=n_layers))
+        except RefusedError:
+            return None
+        left = outcome.headroom_bytes - margin
+        if surely:
+            left = min(left, *(balance.sure_headroom_bytes for balance in outcome.balances.values()))
+        return left if outcome.stays_on_gpus else min(-1, left)
+
+    return room
+
+
+def margin_of(engine: Engine, workload: Workload) -> int:
+    """Return what the engine keeps free before it moves layers off; nothing where the user placed them."""
+    return engine.margin_bytes if workload.gpu_layers is None and workload.cpu_moe is None else 0
+
+
+def room_left(outcome: Outcome, asked: Workload) -> int | None:
+    """Return the room of an outcome that ``room_of`` would walk again, None where it may place layers otherwise."""
+    places_layers = outcome.engine.margin_bytes > 0
+    if places_layers and (outcome.proposal.placement.offloads or len(outcome.balances) > 1):
+        return None
+    left = outcome.headroom_bytes - margin_of(outcome.engine, asked)
+    return left if outcome.stays_on_gpus else min(-1, left)
