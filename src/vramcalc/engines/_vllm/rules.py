@@ -214,8 +214,11 @@ def refuse_fp8_cache(model: ModelSpec, gpu: GpuSpec) -> None:
     card = capability(gpu)
     latent = any(isinstance(kind.attention, LatentAttention) for kind in model.layers.kinds.values())
     if card < NATIVE_FP8 and (latent or _needs_triton(model, card)):
+        backend = "Triton MLA" if latent else "Triton attention"
+        quoted = f"FP8 KV cache is not supported by the {backend} backend on {gpu.name}"
         raise RefusedError(
-            f"vLLM keeps no fp8 cache of {model.name} on {gpu.name}: its Triton kernel needs compute capability 8.9",
+            f"vLLM keeps no fp8 cache of {model.name} on {gpu.name}: its Triton kernel needs compute capability 8.9; "
+            f'it stops with "{quoted} (compute capability {gpu.compute_capability})"',
             "leave --kv-type to the engine, or take an Ada, Hopper or Blackwell card",
         )
 
