@@ -27,6 +27,7 @@ from vramcalc.engines._ggml.support import HANDLES, check_graph, refuse_unknown
 from vramcalc.engines.base import Proposal, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.specs.gpu import GpuSpec
+from vramcalc.specs.model import FullAttention, ModelSpec
 from vramcalc.specs.workload import Workload
 from vramcalc.units import MIB
 
@@ -44,20 +45,27 @@ _FIRST_BUILD = 10488
 def bind(setup: Setup) -> "LlamaCpp":
     """Return the engine bound to ``setup``. Raises ``RefusedError`` for a format or build it has no rules for."""
     refuse_unknown(setup.model, NAME)
-    return LlamaCpp(setup, _rules_for(setup.version), choose_format(setup, NAME))
+    build = _build(setup.version)
+    if build < _FIRST_BUILD and not _caches_as_ever(setup.model):
+        raise RefusedError(
+            f"no rules are known for llama.cpp {setup.version}: older builds kept other caches for {setup.model.name}",
+            f"the oldest known build is {VERSIONS[0]}: leave it out",
+        )
+    return LlamaCpp(setup, VERSIONS[-1], choose_format(setup, NAME), is_older=build < _FIRST_BUILD)
 
 
-def _rules_for(version: str | None) -> str:
+def _build(version: str | None) -> int:
     if version is None:
-        return VERSIONS[-1]
+        return _FIRST_BUILD
     match = _BUILD.fullmatch(version.strip().lower())
     if match is None:
         raise RefusedError(f"{version!r} is not a build of llama.cpp", f"write e.g. llama.cpp@{VERSIONS[-1]}")
-    if int(match[1]) < _FIRST_BUILD:
-        raise RefusedError(
-            f"no rules are known for llama.cpp {version}", f"the oldest known build is {VERSIONS[0]}: leave it out"
-        )
-    return VERSIONS[-1]
+    return int(match[1])
+
+
+def _caches_as_ever(model: ModelSpec) -> bool:
+    """Return whether builds of all ages keep the same cache: rows of full attention for every token."""
+    return all(isinstance(kind.attention, FullAttention) and kind.mixer is None for kind in model.layers.kinds.values())
 
 
 class LlamaCpp(LlamaProcess):

@@ -34,7 +34,7 @@ class LlamaProcess:
     context_step = 256  # the granularity of its cache
     caches_prompts = True
 
-    def __init__(self, setup: Setup, version: str, weight_format: str) -> None:
+    def __init__(self, setup: Setup, version: str, weight_format: str, *, is_older: bool = False) -> None:
         if setup.machine.nodes > 1:
             raise RefusedError("one llama-server process runs on one machine", "ask for --nodes 1, or --engine vllm")
         self.version = version
@@ -43,6 +43,7 @@ class LlamaProcess:
         self._machine = setup.machine
         self._asked_format = setup.weight_format
         self._companions = setup.companions
+        self._is_older = is_older  # than the build whose rules are used
 
     @cached_property
     def _meter(self) -> Meter:
@@ -79,7 +80,9 @@ class LlamaProcess:
         gpus = self._gpus(devices)
         run = self._run(devices, proposal.workload)
         layout = to_layout(proposal.placement, devices)
-        main = Server(self._meter, run, layout, devices, gpus, self.weight_format, adapted=self._adapted)
+        main = Server(
+            self._meter, run, layout, devices, gpus, self.weight_format, adapted=self._adapted, is_older=self._is_older
+        )
         yield from server_lines(main)
         if self._projector is not None:
             yield from self._projector.lines(devices[0] if devices else HOST)
