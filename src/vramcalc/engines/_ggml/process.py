@@ -16,6 +16,7 @@ from vramcalc.engines._ggml.placing import to_layout
 from vramcalc.engines._ggml.projector import Projector
 from vramcalc.engines._ggml.run import LOGICAL_BATCH, Run
 from vramcalc.engines._ggml.settling import DEFAULT_FORMAT, make_run
+from vramcalc.engines._ggml.tensor import CPU
 from vramcalc.engines._ggml.weights import load
 from vramcalc.engines._runtime import context_bytes
 from vramcalc.engines.base import Budget, Pool, Proposal, Readout, Setup
@@ -25,6 +26,9 @@ from vramcalc.ledger import HOST, Ledger, Line
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.model import FullAttention, LayerKind, ModelSpec, SlidingAttention
 from vramcalc.specs.workload import Workload
+from vramcalc.units import MIB
+
+_STAGING_BYTES = 4 * MIB
 
 
 class LlamaProcess:
@@ -70,6 +74,15 @@ class LlamaProcess:
         if self._companions.draft is None:
             return run
         return replace(run, n_outputs=min(LOGICAL_BATCH, run.n_slots * (1 + MOST_DRAFTED)))
+
+    def _loading(self, layout: Layout, workload: Workload, devices: tuple[str, ...]) -> dict[str, int]:
+        """Return what loading takes for a while: nothing on GPUs; on the host the file's pages on their way to them.
+
+        Source: llama.cpp 0c1e570, src/llama-model-loader.cpp (load_all_data): mapped pages, or four buffers of 1 MiB.
+        """
+        passing = sum(w.n_bytes for w in self._meter.weights.all()) - self._meter.weight_bytes(layout)[CPU]
+        is_mapped = self.maps_weights and workload.mmap
+        return {**dict.fromkeys(devices, 0), HOST: max(0, passing) if is_mapped else _STAGING_BYTES}
 
     def bill(self, proposal: Proposal) -> Ledger:
         """Return a line for everything that takes memory."""
