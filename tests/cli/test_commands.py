@@ -353,7 +353,7 @@ def test_a_pinned_version_takes_the_nearest_earlier_rules(engine: str, version: 
     (estimate,) = estimates("-m", "qwen3-8b", "-g", "rtx4090", "-c", "4k", "-e", engine)
 
     assert estimate["engine"]["version"] == version
-    assert any("nearest earlier" in note for note in estimate["notes"]) == said
+    assert any("nearest set" in note for note in estimate["notes"]) == said
 
 
 def test_version() -> None:

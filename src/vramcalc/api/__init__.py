@@ -376,7 +376,7 @@ def freeze_estimate(asked: Asked, notes: Sequence[str]) -> EstimateReport:
     except RefusedError as refusal:
         return freeze_refusal(asked, asked.version or "", str(refusal), refusal.hint, known)
     if asked.version is not None and not _is_release_of(asked.version, engine.version):
-        used = f"the rules of {engine.version} are used, the nearest earlier set known"
+        used = f"the rules of {engine.version} are used, the nearest set known"
         known = (*known, f"{asked.engine} {asked.version}: {used}")
     limits = find_limits(asked, outcome)
     advice = find_advice(asked, outcome, limits)

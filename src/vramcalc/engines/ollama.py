@@ -109,7 +109,7 @@ class Ollama(LlamaProcess):
         placement = to_placement(fitted.layout, devices)
         if placement.offloads and not self.maps_weights:
             notes = (*notes, _UNMAPPED)
-        return Proposal(settled, placement, notes)
+        return Proposal(settled, placement, notes, self._loading(fitted.layout, settled, devices))
 
     def command(self, proposal: Proposal) -> tuple[str, ...]:
         """Return the ``ollama run`` that realises the proposal, with what Ollama reads from the environment."""

@@ -65,7 +65,6 @@ class SgLang:
 
     name = NAME
     margin_bytes = 0
-    context_step = 256
     maps_weights = False
     context_step = 1
 

@@ -50,7 +50,6 @@ class TensorRtLlm:
 
     name = NAME
     margin_bytes = 0
-    context_step = 256
     maps_weights = False
     context_step = 1
 

@@ -201,6 +201,7 @@ def _devices(machine: Machine, outcome: Outcome) -> tuple[DeviceReport, ...]:
             budget_bytes=balance.budget.budget_bytes,
             budget_why=balance.budget.why,
             headroom_bytes=balance.headroom_bytes,
+            peak_bytes=_peak(outcome, device),
             **_component_bytes(outcome.ledger.on(device).lines),
         )
         for device, balance in outcome.balances.items()
@@ -219,12 +220,19 @@ def _devices(machine: Machine, outcome: Outcome) -> tuple[DeviceReport, ...]:
                 budget_bytes=budget,
                 budget_why="host memory was not stated and is not checked" if budget is None else why,
                 headroom_bytes=None if budget is None else budget - host.n_bytes,
+                peak_bytes=_peak(outcome, HOST),
                 **_component_bytes(host.lines),
             )
         )
     if outcome.verdict == "streams_from_disk":
         found.append(_disk(host, outcome.host_capacity_bytes or 0))
     return tuple(found)
+
+
+def _peak(outcome: Outcome, device: str) -> int | None:
+    """Return the most a device holds on the way; None where the engine's loading is not known."""
+    loading = outcome.proposal.loading
+    return None if loading is None else outcome.ledger.on(device).n_bytes + loading.get(device, 0)
 
 
 def _disk(host: Ledger, capacity_bytes: int) -> DeviceReport:

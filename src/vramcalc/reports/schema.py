@@ -134,6 +134,7 @@ class DeviceReport(ComponentBytes, frozen=True, kw_only=True):
     budget_bytes: int | None
     budget_why: str
     headroom_bytes: int | None
+    peak_bytes: int | None = None  # while loading: the need and what passes through; None where nobody knows
 
 
 class PlacementReport(Struct, frozen=True):
