@@ -78,14 +78,7 @@ def _facts(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect, whe
         keys = top = Keys(raw, where, dialect.names, dialect.defaults)
     else:
         keys = top.section("text_config", names=dialect.names, defaults=dialect.defaults)
-    for name in (*dialect.must_be_off, *_OFF_EVERYWHERE):
-        if keys.get(name):
-            raise keys.error(name, f"is {keys.get(name)!r:.40}, a shape that is not known")
-    for name, value in dialect.must_be.items():
-        if keys.get(name, value) != value:
-            raise keys.error(name, f"is {keys.get(name)!r:.40}, a shape that is not known")
-    if dialect.has_head and _heads_another_task(top):
-        raise top.error("architectures", f"is {top.get('architectures')!r:.80}, a head that is not known")
+    _refuse_strange_shapes(keys, top, dialect)
     keys.check_repeats(dialect.repeats)
     stack, next_tokens, notes = read_layers(keys, dialect)
     facts: dict[str, Any] = {"layers": stack, "notes": notes, "family": dialect.family, "norm": dialect.norm}
@@ -115,6 +108,18 @@ def _facts(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect, whe
 
 def _either(keys: Keys, top: Keys, name: str) -> object:
     return keys.get(name) or top.get(name)
+
+
+def _refuse_strange_shapes(keys: Keys, top: Keys, dialect: Dialect) -> None:
+    """Raise ``BadInputError`` where a key states a shape that is not known here."""
+    for name in (*dialect.must_be_off, *_OFF_EVERYWHERE):
+        if keys.get(name):
+            raise keys.error(name, f"is {keys.get(name)!r:.40}, a shape that is not known")
+    for name, value in dialect.must_be.items():
+        if keys.get(name, value) != value:
+            raise keys.error(name, f"is {keys.get(name)!r:.40}, a shape that is not known")
+    if dialect.has_head and _heads_another_task(top):
+        raise top.error("architectures", f"is {top.get('architectures')!r:.80}, a head that is not known")
 
 
 def _heads_another_task(top: Keys) -> bool:
