@@ -20,6 +20,7 @@ from vramcalc.specs.model import (
 
 HANDLES = frozenset(  # of ModelSpec.features(); ``refuse_unknown`` looks closer
     {
+        "audio tower",  # in a file of its own
         "gated attention output",
         "gated shared experts",
         "layers without MLP",
