@@ -39,6 +39,7 @@ VERSIONS = ("b10488",)
 _DEFAULT_SLOTS = 4
 _DEFAULT_STEP = 512
 _BUILD = re.compile(r"b?(\d+)")
+_ELSEWHERE = re.compile(r"[a-z]{2,}:")  # a hub, a registry, a web address
 _FIRST_BUILD = 10488
 _BACKENDS = {"amd": "ROCm", "intel": "SYCL", "apple": "Metal"}
 
@@ -99,7 +100,7 @@ class LlamaCpp(LlamaProcess):
         """Return the llama-server command that realises the proposal."""
         devices = self._machine.device_names()
         run = make_run(self._model, self._gpus(devices), proposal.workload)
-        words = ["llama-server", "-m", "MODEL.gguf", "-c", str(run.total_context), "-np", str(run.n_slots)]
+        words = ["llama-server", "-m", self._file_name(), "-c", str(run.total_context), "-np", str(run.n_slots)]
         if run.is_unified:
             words.append("--kv-unified")
         words += ["-ub", str(run.step_tokens)] if run.step_tokens != _DEFAULT_STEP else []
@@ -107,6 +108,12 @@ class LlamaCpp(LlamaProcess):
         words += _format_words(run, proposal.workload)
         words += ["--embedding"] if self._model.is_encoder else []
         return (*words, *self._placement_words(proposal, devices))
+
+    def _file_name(self) -> str:
+        """Return the file to load, where it is at hand and holds what was asked for."""
+        stored, source = self._model.stored, self._model.source
+        is_own = stored is not None and stored.format == self.weight_format
+        return source if is_own and not _ELSEWHERE.match(source) else "MODEL.gguf"
 
     def _settle(self, workload: Workload) -> Workload:
         n_slots = workload.n_slots or workload.n_sequences or _DEFAULT_SLOTS

@@ -161,7 +161,7 @@ def weights_report(model: ModelSpec, weight_format: str) -> WeightsReport:
         n_elements=elements,
         n_bytes=n_bytes,
         bits_per_weight=round(8 * n_bytes / elements, 4),
-        basis="derived",
+        basis="exact" if model.stored is not None and model.stored.format == weight_format else "derived",
         parts=parts,
         notes=("Tensors as a file of this format holds them; engines add what `estimate` shows.",),
     )

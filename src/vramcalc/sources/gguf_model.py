@@ -145,6 +145,10 @@ _EXTRAS = {  # names in the file to names and roles in an inventory
     "token_types.weight": ("token_types", "embedding"),
     "token_embd_norm.weight": ("token_embd_norm.weight", "norm"),
     "token_embd_norm.bias": ("token_embd_norm.bias", "norm"),
+    "cls.weight": ("cls.weight", "head"),
+    "cls.bias": ("cls.bias", "head"),
+    "cls.output.weight": ("cls.output.weight", "head"),
+    "cls.output.bias": ("cls.output.bias", "head"),
     "rope_factors_long.weight": ("rope_factors_long.weight", "attention"),
     "rope_factors_short.weight": ("rope_factors_short.weight", "attention"),
 }
