@@ -12,7 +12,6 @@ from vramcalc.api import Request, answer, read_questions
 from vramcalc.api.solving import Catalogue, answer_unknown
 from vramcalc.errors import UsageError
 from vramcalc.estimation import Asked
-from vramcalc.solvers.limits import CONTEXT_STEP
 from vramcalc.solvers.trying import try_asked
 from vramcalc.solvers.unknowns import (
     Solution,
@@ -59,7 +58,7 @@ def _questions(draw: st.DrawFn) -> Asked:
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(asked=_questions(), n_sequences=st.sampled_from((None, 1, 3)))
 def test_the_longest_context_is_an_edge(asked: Asked, n_sequences: int | None) -> None:
     asked = replace(asked, workload=replace(asked.workload, n_sequences=n_sequences))
@@ -71,12 +70,12 @@ def test_the_longest_context_is_an_edge(asked: Asked, n_sequences: int | None) -
 
     _holds(solution)
     if isinstance(solution.answer, int) and solution.answer < asked.model.context:
-        longer = min(solution.answer + CONTEXT_STEP, asked.model.context)
+        longer = min(solution.answer + asked.bind().context_step, asked.model.context)
         assert _verdict(replace(asked, workload=replace(asked.workload, n_context=longer))) != "fits"
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(asked=_questions(), context=st.sampled_from((512, 4096, 20_000)))
 def test_the_most_sequences_are_an_edge(asked: Asked, context: int) -> None:
     asked = replace(asked, workload=replace(asked.workload, n_context=min(context, asked.model.context)))
@@ -93,7 +92,7 @@ def test_the_most_sequences_are_an_edge(asked: Asked, context: int) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(asked=_questions())
 def test_no_better_format_fits(asked: Asked) -> None:
     asked = replace(asked, weight_format=None, workload=Workload(n_context=min(4096, asked.model.context)))

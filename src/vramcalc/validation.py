@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 
 from vramcalc.engines import bind_engine
-from vramcalc.engines.base import ALLOCATOR_ROUNDING, Pool, Setup
+from vramcalc.engines.base import Pool, Setup, loaded_bytes
 from vramcalc.errors import RefusedError
 from vramcalc.estimation import Outcome, estimate_outcome
 from vramcalc.ledger import Component, Ledger
@@ -19,7 +19,7 @@ from vramcalc.specs.measured import Accuracy, AccuracyTable, DeviceKind, Measure
 from vramcalc.specs.model import ModelSpec, MoeMlp
 
 MISS_ABOVE = 0.02  # an error above this share is listed
-# What vLLM's coefficients were fitted to: the same logs, and the pool is what those terms leave.
+# What servers' coefficients were fitted to: the same logs, and the pool is what those terms leave.
 _IN_SAMPLE = {
     ("vllm", "log"): frozenset(
         {
@@ -30,7 +30,9 @@ _IN_SAMPLE = {
             Quantity.POOL,
             Quantity.POOL_TOKENS,
         }
-    )
+    ),
+    ("sglang", "log"): frozenset({Quantity.POOL, Quantity.POOL_TOKENS, Quantity.STATE}),
+    ("tensorrt-llm", "log"): frozenset({Quantity.WEIGHTS, Quantity.POOL, Quantity.POOL_TOKENS}),
 }
 _DIGITS = 9  # what is kept of an error, and the slack of a comparison with the table
 
@@ -161,11 +163,11 @@ def _estimated(figure: MeasuredFigure, model: ModelSpec, outcome: Outcome, pool:
         case Quantity.RUNTIME:
             return _held(ledger, Component.RUNTIME)
         case Quantity.UNACCOUNTED:
-            return _held(ledger, Component.UNACCOUNTED) - _rounding(ledger)
+            return _held(ledger, Component.UNACCOUNTED) - (loaded_bytes(ledger) - _held(ledger, Component.WEIGHTS))
         case Quantity.CUDA_GRAPHS:
             return _held(beside, Component.COMPUTE_BUFFER)
         case Quantity.LOADED:
-            return _held(ledger, Component.WEIGHTS) + _rounding(ledger)
+            return loaded_bytes(ledger)
         case Quantity.NEED:
             return inside.n_bytes
         case Quantity.LEAST_CACHE:
@@ -190,10 +192,6 @@ def _estimated(figure: MeasuredFigure, model: ModelSpec, outcome: Outcome, pool:
         case Quantity.EXPERT_LAYERS:
             kinds = [model.layers.kinds[name] for name in model.layers.order()]
             return sum(placement.experts_stay(i) for i, kind in enumerate(kinds) if isinstance(kind.mlp, MoeMlp))
-
-
-def _rounding(ledger: Ledger) -> int:
-    return sum(line.n_bytes for line in ledger.lines if ALLOCATOR_ROUNDING in line.values)
 
 
 def _held(ledger: Ledger, component: Component) -> int:

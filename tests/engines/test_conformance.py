@@ -121,7 +121,7 @@ def test_more_context_never_needs_less(name: str, model_id: str, context: int, m
 def test_the_limits_are_edges(name: str, model_id: str) -> None:
     machine = machine_of("rtx4090")
     model = MODELS.resolve(model_id)
-    weight_format = "w4a16" if name == "vllm" else None
+    weight_format = {"vllm": "w4a16", "sglang": "w4a16", "tensorrt-llm": "awq-4bit"}.get(name)
     engine = bound(name, model_id, machine, weight_format)
     asked = Workload(n_context=2048)
     outcome = estimate_outcome(engine, machine, asked)

@@ -77,6 +77,7 @@ def test_the_registry_has_the_same_shape(name: str) -> None:
         kept.layers.kinds[k].attention for k in kept.layers.order()
     ]
     assert read.context == kept.context
+    assert read.gguf_architecture == kept.gguf_architecture
 
 
 @pytest.mark.parametrize(
@@ -145,6 +146,10 @@ def test_hf_quant_config_beside_it_is_read(tmp_path: Path, name: str, fmt: str) 
         ({"quant_method": "awq", "w_bit": 4, "q_group_size": 64}, "awq-4bit-g64"),
         ({"quant_method": "fp8", "weight_block_size": [64, 32]}, "fp8-block-64x32"),
         ({"quant_method": "fbgemm_fp8"}, "fp8-channel"),
+        ({"quant_method": "exl2", "bits": 4.25, "head_bits": 8}, "exl2-4.25bpw-h8"),
+        ({"quant_method": "exl3", "bits": 3.5}, "exl3-3.5bpw"),
+        ({"bits": 4, "group_size": 32, "mode": "affine"}, "mlx-4bit-g32"),
+        ({"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round:auto_gptq"}, "gptq-4bit"),
         ({"quant_algo": "W4A16_AWQ", "group_size": 64}, "w4a16-g64"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "nf4"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_use_double_quant": True}, "nf4-dq"),
@@ -264,6 +269,19 @@ def test_single_layers_are_left_out_and_others_quantised_otherwise(tmp_path: Pat
             "Qwen__Qwen3-8B",
             {"quantization_config": {"quant_method": "fp8", "modules_to_not_convert": ["model.layers.1.ghost"]}},
             "ghost",
+        ),
+        ("Qwen__Qwen3-8B", {"quantization_config": {"quant_method": "hqq", "nbits": 4}}, "hqq"),
+        ("Qwen__Qwen3-8B", {"quantization_config": {"bits": 4, "group_size": 64, "mode": "mxfp4"}}, "mxfp4"),
+        (
+            "Qwen__Qwen3-8B",
+            {
+                "quantization_config": {
+                    "quant_method": "compressed-tensors",
+                    "sparsity_config": {"format": "sparse-24-bitmask"},
+                    "config_groups": {"group_0": {"targets": ["Linear"]}},
+                }
+            },
+            "sparse-24",
         ),
         (
             "Qwen__Qwen3-8B",

@@ -139,13 +139,13 @@ def test_no_config_is_larger_than_8_mib(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("path", [f"/api/models/{REPO}", f"/{REPO}/resolve/{COMMIT}/model.gguf"])
-@pytest.mark.parametrize("route", [silent(2), dripping(bytes(10_000), 0.05)], ids=["silent", "a byte at a time"])
+@pytest.mark.parametrize("route", [silent(20), dripping(bytes(10_000), 0.05)], ids=["silent", "a byte at a time"])
 def test_a_slow_hub_is_left_in_time(hub: Hub, path: str, route: Route) -> None:
     hub.site.add(path, route)
     began = time.monotonic()
     with pytest.raises(UnavailableError, match=r"within 0\.[36] s"):
         HubRepository(parse_hub_name("hf:org/model"), SHORT).open("model.gguf")
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 5
 
 
 def test_a_hub_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """From what people type after ``-m`` to a model, over servers of this machine."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -184,6 +186,17 @@ def test_a_tag_of_ollama(gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     assert found.model().stored == read_source(str(gguf)).model().stored
     assert found.model().notes[-1] == "Its projector of 3.0 MiB, which Ollama loads beside it, is not counted."
+
+
+@pytest.mark.slow
+def test_a_registry_name_loads_no_client() -> None:
+    program = """
+import sys
+from vramcalc import estimate
+estimate("deepseek-r1:8b", "rtx3060")
+assert not {"http.client", "urllib.request", "huggingface_hub", "pynvml", "psutil", "subprocess"} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_a_registry_name_reaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

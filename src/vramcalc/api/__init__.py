@@ -10,15 +10,16 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from vramcalc.engines import ENGINE_NAMES, parse_engine, with_environment
-from vramcalc.errors import BadInputError, RefusedError, UsageError
+from vramcalc.errors import BadInputError, RefusedError, UnavailableError, UsageError
 from vramcalc.estimation import Asked, estimate_outcome
 from vramcalc.formulas.inventory import n_parameters
 from vramcalc.reports.freeze import freeze_outcome, freeze_refusal
 from vramcalc.reports.schema import SCHEMA_VERSION, EstimateReport, Report
 from vramcalc.solvers.advice import find_advice
 from vramcalc.solvers.limits import find_limits
-from vramcalc.sources.machines import resolve_cards
-from vramcalc.sources.registry import gpu_registry, model_registry
+from vramcalc.sources.machines import Cards, resolve_cards
+from vramcalc.sources.registry import Registry, gpu_registry, model_registry
+from vramcalc.specs.companions import Companions, Draft
 from vramcalc.specs.gpu import GpuSpec, OperatingSystem
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec
@@ -28,9 +29,10 @@ from vramcalc.units import parse_bytes, parse_count
 if TYPE_CHECKING:
     from vramcalc.reports.accuracy import ValidationReport
     from vramcalc.reports.catalogue import Catalogue
-    from vramcalc.reports.explanation import TextbookReport, WeightsReport
+    from vramcalc.reports.explanation import TextbookReport
     from vramcalc.reports.inspection import InspectionReport
     from vramcalc.reports.solution import SolveReport
+    from vramcalc.reports.weights import WeightsReport
     from vramcalc.validation import Comparison
 
 DEFAULT_ENGINES = ("ollama", "vllm")
@@ -54,6 +56,10 @@ class Request(Struct, frozen=True, kw_only=True):
     os: OperatingSystem = "linux"
     kv_type: str | None = None
     environment: Sequence[str] = ()  # NAME=VALUE
+    mmproj: str | None = None
+    draft: str | None = None
+    draft_quant: str | None = None
+    adapters: Sequence[str] = ()
     workload: Workload = field(default_factory=Workload)
     registries: Sequence[Path] = ()
 
@@ -162,11 +168,15 @@ def load_model(name: str, registries: Sequence[Path] = ()) -> ModelSpec:
     on a network. Raises ``UnknownNameError``, ``UnavailableError``, or ``BadInputError`` naming what of a file is not
     understood.
     """
+    return _resolve_model(name, model_registry(registries))
+
+
+def _resolve_model(name: str, registry: Registry[ModelSpec]) -> ModelSpec:
     if names_source(name):
         from vramcalc.sources.locate import read_source  # noqa: PLC0415 - start-up
 
         return read_source(name, with_weights=False).model()
-    return model_registry(registries).resolve(name)
+    return registry.resolve(name)
 
 
 def names_source(name: str) -> bool:
@@ -236,7 +246,7 @@ def explain_textbook(request: Request) -> "TextbookReport":
 
 def explain_weights(request: Request) -> "WeightsReport":
     """Return a model's weights by role and storage type, in the first format asked for."""
-    from vramcalc.reports.explanation import weights_report  # noqa: PLC0415 - start-up
+    from vramcalc.reports.weights import weights_report  # noqa: PLC0415 - start-up
 
     model = load_model(request.model, request.registries)
     asked = next((q for q in request.quants if q), None)
@@ -289,35 +299,67 @@ def _advertised(model: ModelSpec) -> int:
     return round(float(match[1]) * {"B": 10**9, "M": 10**6}[match[2]]) if match else n_parameters(model)
 
 
-def read_questions(request: Request) -> Iterator[tuple[Asked, tuple[str, ...]]]:
+class Names(Struct, frozen=True):
+    """The registries behind the names of a request, for those who ask many."""
+
+    models: Registry[ModelSpec]
+    cards: Registry[GpuSpec]
+
+    @classmethod
+    def of(cls, registries: Sequence[Path]) -> "Names":
+        """Return our registries with these merged over them."""
+        return cls(model_registry(registries), gpu_registry(registries))
+
+
+def read_questions(request: Request, names: Names | None = None) -> Iterator[tuple[Asked, tuple[str, ...]]]:
     """Yield the questions of a request, one per GPU, engine and format, with what to know of the names.
 
     Raises ``UsageError`` for what no engine could take, and as its names resolve.
     """
     workload = checked_workload(request)
-    model = load_model(request.model, request.registries)
+    names = names or Names.of(request.registries)
+    model = _resolve_model(request.model, names.models)
+    if workload.n_context == 0:  # as llama.cpp reads it: what the model was trained for, and no less
+        workload = replace(workload, n_context=model.context)
+    companions = _companions(request, names.models)
     own = model.stored.format if model.stored else None
-    cards = gpu_registry(request.registries)
     for text in request.gpus:
-        found = resolve_cards(text, cards)
-        machine = machine_of(request, found.gpus)
+        found = resolve_cards(text, names.cards)
+        machine = machine_of(request, found.gpus, found)
         for engine in request.engines:
             name, version = parse_engine(engine)
             settings = with_environment(name, workload, _variables(request.environment))
             for quant in request.quants or (None,):
                 weight_format = own if quant is None else quant.strip().lower()
-                yield Asked(model, machine, name, version, weight_format, settings), found.notes
+                asked = Asked(model, machine, name, version, weight_format, settings, companions)
+                yield asked, found.notes
 
 
-def machine_of(request: Request, gpus: tuple[GpuSpec, ...]) -> Machine:
-    """Return the machine of a request with these cards. Raises ``UsageError`` for what is no amount of memory."""
+def machine_of(request: Request, gpus: tuple[GpuSpec, ...], found: Cards | None = None) -> Machine:
+    """Return the machine of a request with these cards; ``found`` says more of them where they are this machine's.
+
+    Raises ``UsageError`` for what is no amount of memory, ``UnavailableError`` for memory that cannot be read.
+    """
+    used = found.used_bytes if found is not None and request.reserve is None else ()
     return Machine(
         gpus=gpus,
         nodes=request.nodes,
-        host_memory_bytes=None if request.ram is None else _bytes("--ram", request.ram),
-        os=_system(request.os, gpus),
-        reserve_bytes=0 if request.reserve is None else _bytes("--reserve", request.reserve),
+        host_memory_bytes=_host_memory(request.ram),
+        os=_system((found and found.os) or request.os, gpus),
+        reserve_bytes=max(used, default=0) if request.reserve is None else _bytes("--reserve", request.reserve),
+        reserves=used,
     )
+
+
+def _host_memory(ram: str | None) -> int | None:
+    if ram is None or ram.strip().lower() != "local":
+        return None if ram is None else _bytes("--ram", ram)
+    from vramcalc.sources.this_machine import read_host_memory  # noqa: PLC0415 - start-up
+
+    total, _ = read_host_memory()
+    if total is None:
+        raise UnavailableError("this machine's memory cannot be read", "pip install psutil, or give it: --ram 64GB")
+    return total
 
 
 def freeze_estimate(asked: Asked, notes: Sequence[str]) -> EstimateReport:
@@ -349,7 +391,7 @@ def checked_workload(request: Request) -> Workload:
     if not request.engines:
         raise UsageError("no engine was named", f"the engines are {', '.join(ENGINE_NAMES)}")
     positive = {
-        "--context": w.n_context,
+        "--context": w.n_context or 1,  # 0 is the trained one
         "--parallel": w.n_sequences,
         "--slots": w.n_slots,
         "--step-tokens": w.step_tokens,
@@ -359,11 +401,18 @@ def checked_workload(request: Request) -> Workload:
         "--dp": w.data_parallel,
         "--nodes": request.nodes,
         "--kv-cache-memory-bytes": w.kv_cache_memory_bytes,
+        "--block-size": w.block_tokens,
     }
     for option, value in positive.items():
         if value is not None and value < 1:
             raise UsageError(f"{option} is {value}, which leaves nothing to estimate", "give 1 or more")
-    for option, value in {"--gpu-layers": w.gpu_layers, "--cpu-moe": w.cpu_moe}.items():
+    not_negative = {
+        "--gpu-layers": w.gpu_layers,
+        "--cpu-moe": w.cpu_moe,
+        "--main-gpu": w.main_gpu,
+        "--draft-gpu-layers": w.draft_gpu_layers,
+    }
+    for option, value in not_negative.items():
         if value is not None and value < 0:
             raise UsageError(f"{option} is {value}", "give 0 or more")
     if w.memory_share is not None and not 0 < w.memory_share <= 1:
@@ -372,6 +421,20 @@ def checked_workload(request: Request) -> Workload:
         return w
     k, _, v = request.kv_type.strip().lower().partition("/")
     return replace(w, k_format=k, v_format=v or k)
+
+
+def _companions(request: Request, registry: Registry[ModelSpec]) -> Companions:
+    """Return what is to be loaded beside the model."""
+    if request.draft is None and request.mmproj is None and not request.adapters:
+        return Companions()
+    from vramcalc.sources.adapters import resolve_adapter  # noqa: PLC0415 - start-up
+
+    draft = None
+    if request.draft is not None:
+        quant = request.draft_quant
+        draft = Draft(_resolve_model(request.draft, registry), None if quant is None else quant.strip().lower())
+    projector = None if request.mmproj is None else request.mmproj.strip().lower()
+    return Companions(draft, projector, tuple(resolve_adapter(text) for text in request.adapters))
 
 
 def _variables(texts: Sequence[str]) -> list[tuple[str, str]]:

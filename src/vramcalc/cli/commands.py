@@ -11,8 +11,12 @@ from typer.core import TyperCommand, TyperGroup
 SUMMARIES = {
     "estimate": "Tell whether a model runs on your GPUs, what takes the memory, and what would help.",
     "solve": "Find the one unknown that still fits, and what stops it there.",
+    "plan": "List the ways to make it fit, cheapest first, and tell whether Ollama or vLLM suits the machine.",
+    "compare": "Set models, GPUs, engines, formats and contexts side by side.",
     "explain": "Print each formula with its symbols, the numbers put in, and the source.",
     "inspect": "Print what a file of weights holds, by role and type, and what is odd about it.",
+    "detect": "Print this machine's GPUs and memory, as `--gpu local --ram local` take them.",
+    "watch": "Tell whether memory in use grows over time, on this machine or in a log.",
     "models": "The models it knows: list, search, show.",
     "gpus": "The GPUs it knows: list, search, show.",
     "validate": "Print our error per engine and figure against measured runs; exit 3 where it grew.",

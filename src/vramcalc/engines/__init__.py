@@ -8,8 +8,22 @@ from vramcalc.engines.base import Engine, Setup
 from vramcalc.errors import RefusedError, UnknownNameError
 from vramcalc.specs.workload import Workload
 
-_MODULES = {"ollama": "ollama", "llama.cpp": "llama_cpp", "vllm": "vllm"}
-_OTHER_NAMES = {"llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp"}
+_MODULES = {
+    "ollama": "ollama",
+    "llama.cpp": "llama_cpp",
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "tensorrt-llm": "tensorrt_llm",
+}
+_OTHER_NAMES = {
+    "llamacpp": "llama.cpp",
+    "llama-cpp": "llama.cpp",
+    "llama-server": "llama.cpp",
+    "trtllm": "tensorrt-llm",
+    "trt-llm": "tensorrt-llm",
+    "tensorrt_llm": "tensorrt-llm",
+    "tensorrtllm": "tensorrt-llm",
+}
 
 ENGINE_NAMES = tuple(_MODULES)
 
@@ -42,5 +56,10 @@ def bind_engine(name: str, setup: Setup) -> Engine:
         raise RefusedError(
             f"not modelled for {name} yet in {setup.model.name}: {', '.join(sorted(beyond))}",
             f"`vramcalc explain weights -m {setup.model.id}` answers for its weights",
+        )
+    refused = [o for o in setup.companions.names if o not in getattr(module, "COMPANIONS", ())]
+    if refused:
+        raise RefusedError(
+            f"{' and '.join(refused)}: not modelled for {name}", "use --engine llama.cpp, or leave it out"
         )
     return cast("Callable[[Setup], Engine]", module.bind)(setup)

@@ -46,6 +46,10 @@ def tensor_groups(model: ModelSpec) -> tuple[TensorGroup, ...]:
         layers_of.setdefault(name, []).append(index)
     groups = [TensorGroup("token_embd", "embedding", (model.vocabulary, model.hidden_dim), Split.VOCABULARY)]
     groups += _per_layer_embedding(model)
+    if model.altup_streams is not None:
+        square = (model.hidden_dim, model.hidden_dim)
+        copies = model.altup_streams - 1
+        groups += [TensorGroup(name, "other", square, copies=copies) for name in ("altup_proj", "altup_unembd_proj")]
     for name, indices in layers_of.items():
         groups += [replace(group, layers=tuple(indices)) for group in _layer(model, model.layers.kinds[name])]
     if model.final_norm:
@@ -90,7 +94,7 @@ def n_active_parameters(model: ModelSpec) -> int:
     """
     if not model.is_moe:
         return n_parameters(model)
-    left_out: tuple[Role, ...] = ("vision", "projector", *(("embedding",) if model.head == "separate" else ()))
+    left_out: tuple[Role, ...] = ("vision", "audio", "projector", *(("embedding",) if model.head == "separate" else ()))
     if model.active is not None:
         left_out = model.active.leaves_out
     roles = parameters_by_role(model)
@@ -132,10 +136,25 @@ def _layer(model: ModelSpec, kind: LayerKind) -> Iterator[TensorGroup]:
     if model.hyper_streams is not None:
         yield from _hyper_connection("attn", "attention", model.hyper_streams, hidden)
         yield from _hyper_connection("ffn", "mlp", model.hyper_streams, hidden)
+    if model.laurel_rank is not None:
+        yield TensorGroup("laurel_l", "other", (model.laurel_rank, hidden))
+        yield TensorGroup("laurel_r", "other", (hidden, model.laurel_rank))
+        yield TensorGroup("laurel_post_norm.weight", "norm", (hidden,))
+    if model.altup_streams is not None:
+        yield from _alternating_updates(model.altup_streams, hidden)
     if model.per_layer_dim is not None:
         yield TensorGroup("inp_gate", "other", (model.per_layer_dim, hidden))
         yield TensorGroup("proj", "other", (hidden, model.per_layer_dim))
         yield TensorGroup("post_norm.weight", "norm", (hidden,))
+
+
+def _alternating_updates(n_streams: int, hidden: int) -> Iterator[TensorGroup]:
+    """Yield what predicts and corrects the streams around a layer: transformers 5.23, Gemma3nTextAltUp."""
+    yield TensorGroup("altup_correct_scale.weight", "other", (hidden,))
+    yield TensorGroup("altup_correct_coef.weight", "other", (n_streams, n_streams))
+    yield TensorGroup("altup_predict_coef.weight", "other", (n_streams * n_streams, n_streams))
+    yield TensorGroup("altup_router.weight", "other", (n_streams, hidden))
+    yield TensorGroup("altup_router_norm.weight", "norm", (hidden,))
 
 
 def _norm(model: ModelSpec, name: str) -> list[TensorGroup]:

@@ -54,6 +54,7 @@ __all__ = [
     "average_bits",
     "gguf_groups",
     "gguf_tensors",
+    "is_recipe",
     "resolve_recipe",
 ]
 
@@ -91,6 +92,7 @@ class GgufTensor(Struct, frozen=True):
 
 
 _LAYERS_OF_A_70B = 80
+_KNOWN_AS_70B = frozenset({"llama", "deci", "qwen2", "olmo"})
 _TYPES = {name: fmt for name, fmt in GGML.items() if name != "q8_k"}  # q8_k never reaches a file
 
 _ROLE_OF_KEY: Mapping[str, Role] = {
@@ -119,6 +121,11 @@ def resolve_recipe(text: str) -> Recipe | RoleMix:
     if name not in RECIPES:
         raise UnknownNameError("weight format", text, RECIPES, see="name a mix, or types by role: attn=q6_k,mlp=q4_k")
     return RECIPES[name]
+
+
+def is_recipe(name: str) -> bool:
+    """Whether llama-quantize has a mix of that name."""
+    return name.strip().lower() in RECIPES or name.strip().lower() in ALIASES
 
 
 def gguf_groups(model: ModelSpec) -> tuple[TensorGroup, ...]:
@@ -211,7 +218,7 @@ def _kept_format(group: TensorGroup, converted: BlockFormat) -> BlockFormat | No
     if not group.is_matrix or group.role in KEPT_ROLES or _stem(group) in KEPT_NAMES:
         return F32
     is_one_row = prod(group.shape[:-1]) == 1
-    return converted if is_one_row or group.role in ("vision", "projector") else None
+    return converted if is_one_row or group.role in ("vision", "audio", "projector") else None
 
 
 def _that_divides(fmt: BlockFormat, group: TensorGroup) -> BlockFormat:
@@ -252,12 +259,16 @@ def _traits(model: ModelSpec, *, has_imatrix: bool) -> Traits:
         queries_per_kv_head=queries_per_kv_head,
         n_experts=max(kind.mlp.n_experts if isinstance(kind.mlp, MoeMlp) else 0 for kind in layers.kinds.values()),
         n_layers=layers.n_layers,
-        # llama.cpp goes by architecture (llama, qwen2, deci, olmo), which specs do not state; Falcon is none of them
-        is_70b=(
-            layers.n_layers == _LAYERS_OF_A_70B and queries_per_kv_head > 1 and model.norm == "rms" and not model.is_moe
-        ),
+        is_70b=_is_70b(model, queries_per_kv_head),
         has_imatrix=has_imatrix,
     )
+
+
+def _is_70b(model: ModelSpec, queries_per_kv_head: int) -> bool:
+    """Whether llama.cpp calls the model a 70B: by architecture and layers (src/llama-model.cpp, LLM_TYPE_70B)."""
+    if model.layers.n_layers != _LAYERS_OF_A_70B or model.is_moe:
+        return False
+    return model.gguf_architecture in _KNOWN_AS_70B and (model.gguf_architecture != "llama" or queries_per_kv_head > 1)
 
 
 def _queries_per_kv_head(layers: Sequence[LayerKind]) -> int:

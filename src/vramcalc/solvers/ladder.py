@@ -9,21 +9,26 @@ from fractions import Fraction
 from msgspec import Struct
 from msgspec.structs import replace
 
-from vramcalc.estimation import Asked, Outcome
+from vramcalc.estimation import Asked, Balance, Outcome
 from vramcalc.specs.format_names import scaled_format
 from vramcalc.specs.quality import CACHE_QUALITY, Quality, qualities_for, weight_quality
 from vramcalc.specs.workload import Workload
 
 # From the cheapest in quality, speed and money to the dearest: the order of the ladder.
+ON_OTHER_HARDWARE = frozenset({"more GPUs", "a bigger GPU"})
 KINDS = (
     "placement",
+    "free share",
     "share",
     "cache",
     "step",
     "eager",
+    "together",
     "format",
+    "format and cache",
     "sequences",
     "context",
+    "together and context",
     "format and context",
     "offload",
     "engine",
@@ -31,9 +36,18 @@ KINDS = (
     "a bigger GPU",
 )
 LARGER_SHARE = Fraction(95, 100)
-_CACHES = {"ollama": ("q8_0", "q4_0"), "llama.cpp": ("q8_0", "q4_0"), "vllm": ("fp8",)}
-_OTHER_ENGINES = {"ollama": ("llama.cpp", "vllm"), "llama.cpp": ("ollama", "vllm"), "vllm": ("ollama", "llama.cpp")}
+PAGED_ENGINES = ("vllm", "sglang", "tensorrt-llm")  # those that serve from a share of the card
+_INT4 = {"tensorrt-llm": "awq-4bit"}  # where w4a16 is not to be had
+_CACHES = {"ollama": ("q8_0", "q4_0"), "llama.cpp": ("q8_0", "q4_0"), **dict.fromkeys(PAGED_ENGINES, ("fp8",))}
+_OTHER_ENGINES = {
+    "ollama": ("llama.cpp", "vllm"),
+    "llama.cpp": ("ollama", "vllm"),
+    "vllm": ("ollama", "llama.cpp"),
+    "sglang": ("vllm", "ollama", "llama.cpp"),
+    "tensorrt-llm": ("vllm", "ollama", "llama.cpp"),
+}
 _LEAST_STEP = 256
+_NO_GRAPHS = "CUDA graphs: decoding is slower"
 _GPU_COUNTS = (2, 4, 8)
 
 
@@ -54,6 +68,29 @@ def placement_changes(asked: Asked) -> Iterator[Change]:
         yield Change("placement", replace(asked, workload=freed), (), "nothing: the engine places the layers itself")
 
 
+def free_share_changes(asked: Asked, outcome: Outcome) -> Iterator[Change]:
+    """Yield the share that is free, where the engine asks for more: alone, without CUDA graphs, with a small cache."""
+    share = outcome.proposal.workload.memory_share
+    free = min(map(_free_share, outcome.balances.values()))
+    if share is None or not 0 < free < share:
+        return
+    load = replace(asked.workload, memory_share=free)
+    flags = ("--memory-share", f"{float(free):g}")
+    yield Change("free share", replace(asked, workload=load), flags, "nothing: the rest of the card is taken")
+    eager = replace(load, enforce_eager=True)
+    yield Change("free share", replace(asked, workload=eager), (*flags, "--enforce-eager"), _NO_GRAPHS)
+    small = replace(eager, k_format="fp8", v_format="fp8")
+    lost = f"{_NO_GRAPHS}; precision of the cache: {words_of_loss(CACHE_QUALITY['fp8'])}"
+    yield Change("free share", replace(asked, workload=small), (*flags, "--enforce-eager", "--kv-type", "fp8"), lost)
+
+
+def _free_share(balance: Balance) -> Fraction:
+    """Return the share of a card, in whole percent, that is free as the engine starts."""
+    capacity = balance.budget.capacity_bytes
+    free = max(0, capacity - balance.outside.n_bytes - balance.reserve_bytes)
+    return Fraction(100 * free // capacity, 100)
+
+
 def share_changes(asked: Asked, outcome: Outcome) -> Iterator[Change]:
     """Yield a larger share of the card, where the engine takes a share."""
     share = outcome.proposal.workload.memory_share
@@ -67,7 +104,7 @@ def eager_changes(asked: Asked, outcome: Outcome) -> Iterator[Change]:
     """Yield running without CUDA graphs, where the engine captures them."""
     if outcome.proposal.workload.memory_share is not None and not asked.workload.enforce_eager:
         load = replace(asked.workload, enforce_eager=True)
-        yield Change("eager", replace(asked, workload=load), ("--enforce-eager",), "CUDA graphs: decoding is slower")
+        yield Change("eager", replace(asked, workload=load), ("--enforce-eager",), _NO_GRAPHS)
 
 
 def cache_changes(asked: Asked, outcome: Outcome) -> Iterator[Change]:
@@ -82,7 +119,9 @@ def cache_changes(asked: Asked, outcome: Outcome) -> Iterator[Change]:
 
 
 def step_changes(asked: Asked, outcome: Outcome) -> Iterator[Change]:
-    """Yield smaller steps, from the largest: each halves the tokens of a forward pass."""
+    """Yield smaller steps, each half of the one before; Ollama has no switch for them."""
+    if asked.engine == "ollama":
+        return
     settled = outcome.proposal.workload
     step = (settled.step_tokens or 0) // 2
     while step >= max(_LEAST_STEP, settled.max_num_seqs or 0):
@@ -111,7 +150,7 @@ def sequences_change(asked: Asked, outcome: Outcome, n_sequences: int) -> Change
 def format_changes(asked: Asked, current: str, *, common: bool = False) -> Iterator[Change]:
     """Yield weight formats with fewer bits than the current one, best first; ``common``: those most people publish."""
     for quality in smaller_formats(asked, current):
-        if not common or quality.is_common:
+        if not common or quality.is_common or quality.name == _INT4.get(asked.engine):
             changed = replace(asked, weight_format=quality.name)
             lost = f"precision of the weights: {words_of_loss(quality)}"
             yield Change("format", changed, ("--quant", quality.name), lost)

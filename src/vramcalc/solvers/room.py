@@ -1,4 +1,4 @@
-"""What is left on the tightest GPU: the figure every inverse question searches."""
+"""What is left on the GPUs: the figure every inverse question searches."""
 
 from collections.abc import Callable
 
@@ -12,26 +12,47 @@ from vramcalc.specs.workload import Workload
 Room = Callable[[Workload], int | None]
 
 
-def room_of(engine: Engine, asked: Asked, workload: Workload, *, surely: bool = False) -> Room:
+def room_of(engine: Engine, asked: Asked, workload: Workload) -> Room:
     """Return what the tightest GPU has left under a workload; below 0 where layers would leave, None where refused.
 
     Every layer is asked onto the GPUs, so that an engine need not search for a placement; one that may place layers
-    itself moves some off as soon as less than its margin stays free. ``surely`` counts the high figures too.
+    itself moves some off as soon as less than its margin stays free.
     """
     margin = margin_of(engine, workload)
-    n_layers = asked.model.layers.n_layers + 1
 
     def room(changed: Workload) -> int | None:
-        try:
-            outcome = estimate_outcome(engine, asked.machine, replace(changed, gpu_layers=n_layers))
-        except RefusedError:
+        outcome = _on_gpus(engine, asked, changed)
+        if outcome is None:
             return None
         left = outcome.headroom_bytes - margin
-        if surely:
-            left = min(left, *(balance.sure_headroom_bytes for balance in outcome.balances.values()))
         return left if outcome.stays_on_gpus else min(-1, left)
 
     return room
+
+
+def sure_room_of(engine: Engine, asked: Asked, workload: Workload) -> Room:
+    """Return what is left by the high figures too: of the tightest GPU, or of all where the engine moves layers.
+
+    What the engine's own placement makes fit never has less: it is a bound from above, and a good guess of the edge.
+    """
+    margin = margin_of(engine, workload)
+
+    def room(changed: Workload) -> int | None:
+        outcome = _on_gpus(engine, asked, changed)
+        if outcome is None:
+            return None
+        left = [min(b.headroom_bytes - margin, b.sure_headroom_bytes) for b in outcome.balances.values()]
+        return sum(left) if engine.margin_bytes else min(left)
+
+    return room
+
+
+def _on_gpus(engine: Engine, asked: Asked, workload: Workload) -> Outcome | None:
+    everything = replace(workload, gpu_layers=asked.model.layers.n_layers + 1)
+    try:
+        return estimate_outcome(engine, asked.machine, everything)
+    except RefusedError:
+        return None
 
 
 def margin_of(engine: Engine, workload: Workload) -> int:

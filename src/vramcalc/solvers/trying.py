@@ -7,14 +7,14 @@ from msgspec import Struct
 from vramcalc.errors import UsageError
 from vramcalc.estimation import Asked, Outcome, estimate_outcome
 from vramcalc.ledger import HOST
-from vramcalc.solvers.room import room_of
+from vramcalc.solvers.room import sure_room_of
 from vramcalc.units import MIB, format_gib
 
 Binding = Literal[
     "gpu_memory", "host_memory", "engine", "trained_context", "search_limit", "own_format", "catalogue", "none"
 ]
 
-_SURELY_SHORT = -64 * MIB  # below this an engine's own count and our bill cannot disagree about what fits
+SURELY_SHORT = -64 * MIB  # below this an engine's own count and our bill cannot disagree about what fits
 
 
 class Obstacle(Struct, frozen=True):
@@ -42,8 +42,8 @@ def fitting_outcome(asked: Asked) -> Outcome | None:
     try:
         engine = asked.bind()
         if asked.workload.gpu_layers is None and asked.workload.cpu_moe is None and engine.margin_bytes:
-            room = room_of(engine, asked, asked.workload)(asked.workload)
-            if room is None or room < _SURELY_SHORT:
+            room = sure_room_of(engine, asked, asked.workload)(asked.workload)
+            if room is None or room < SURELY_SHORT:
                 return None
         outcome = estimate_outcome(engine, asked.machine, asked.workload)
     except UsageError:

@@ -3,6 +3,7 @@
 Every answer is ``fits`` when asked again, and the step beyond it is not: both are walked.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import Struct
@@ -12,10 +13,10 @@ from vramcalc.errors import RefusedError, UsageError
 from vramcalc.estimation import Asked, estimate_outcome
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.solvers.ladder import released_bits
-from vramcalc.solvers.limits import CONTEXT_STEP, MOST_SEQUENCES
-from vramcalc.solvers.room import room_of
+from vramcalc.solvers.limits import MOST_SEQUENCES
+from vramcalc.solvers.room import sure_room_of
 from vramcalc.solvers.search import edge_near, largest_of_islands
-from vramcalc.solvers.trying import Binding, fits, fitting_outcome, obstacle_of, try_asked
+from vramcalc.solvers.trying import SURELY_SHORT, Binding, fits, fitting_outcome, obstacle_of, try_asked
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.quality import GGUF_ENGINES, Quality, qualities_for
 from vramcalc.specs.workload import Workload
@@ -44,17 +45,32 @@ class Solution(Struct, frozen=True):
 
 
 def solve_context(asked: Asked) -> Solution:
-    """Return the longest context that fits, in steps of 256 tokens up to the trained one.
+    """Return the longest context that fits, in the engine's steps up to the trained one.
 
     Raises ``RefusedError`` or ``UnknownNameError`` for what no context would help.
     """
-    trained = asked.model.context
+    at, upper = _contexts(asked)
+    found = _largest(asked, at, upper=upper)
+    return _solution(asked, found, at, at_most="trained_context", value=lambda load: load.n_context or 0)
+
+
+def longest_fitting_context(asked: Asked) -> int | None:
+    """Return the answer of ``solve_context`` alone, None where not even the least fits or the engine refuses."""
+    try:
+        at, upper = _contexts(asked)
+        found = _largest(asked, at, upper=upper)
+    except UsageError:
+        return None
+    return at(found.n).n_context if found.n else None
+
+
+def _contexts(asked: Asked) -> tuple[Callable[[int], Workload], int]:
+    trained, step = asked.model.context, asked.bind().context_step
 
     def at(n: int) -> Workload:
-        return replace(asked.workload, n_context=min(n * CONTEXT_STEP, trained))
+        return replace(asked.workload, n_context=min(n * step, trained))
 
-    found = _largest(asked, at, upper=ceil_div(trained, CONTEXT_STEP))
-    return _solution(asked, found, at, at_most="trained_context", value=lambda load: load.n_context or 0)
+    return at, ceil_div(trained, step)
 
 
 def solve_sequences(asked: Asked) -> Solution:
@@ -82,18 +98,27 @@ class _Edge(Struct, frozen=True):
 
 
 def _largest(asked: Asked, at: Callable[[int], Workload], *, upper: int) -> _Edge:
-    """Find the edge by the room of a full placement, then settle it by the engine's own."""
+    """Find the edge by the room of a full placement, then settle it by the engine's own. The least load needs least."""
     engine = asked.bind()
-    room = room_of(engine, asked, asked.workload, surely=True)
-    near = largest_of_islands(lambda n: room(at(n)), upper=upper)
+    room_at = sure_room_of(engine, asked, asked.workload)
+
+    @functools.cache
+    def room(n: int) -> int | None:
+        return room_at(at(n))
 
     def holds(n: int) -> bool:
+        left = room(n)
+        if left is None or left < SURELY_SHORT:
+            return False
         try:
             return estimate_outcome(engine, asked.machine, at(n)).verdict == "fits"
         except RefusedError:
             return False
 
-    return _Edge(edge_near(holds, near, upper=upper) if near or holds(1) else 0, upper)
+    least = room(1)
+    if least is None or least < 0:
+        return _Edge(int(holds(1)), upper)
+    return _Edge(edge_near(holds, largest_of_islands(room, upper=upper), upper=upper), upper)
 
 
 def _solution(

@@ -6,14 +6,29 @@ Source:
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from msgspec.structs import replace
 
 from vramcalc.sources._config_dialect import Dialect, Names, words
 
+
+def one_width(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config whose list of feed-forward widths, all equal, is one number; any other list stays to be refused.
+
+    >>> one_width({"intermediate_size": [8192, 8192]})
+    {'intermediate_size': 8192}
+    """
+    widths = raw.get("intermediate_size")
+    if not isinstance(widths, list) or not widths or any(width != widths[0] for width in widths):
+        return dict(raw)
+    return dict(raw) | {"intermediate_size": widths[0]}
+
+
 EXPERTS: Names = {"num_experts": "num_local_experts"}
 ROUTED: Names = {"num_experts": "n_routed_experts"}
 _LLAMA = Dialect(family="llama", qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias")
+_QWEN2_VL = Dialect(family="qwen2", layer_order="upper_window", qkv_bias=True)
 _QWEN3 = Dialect(
     family="qwen3",
     defaults={"head_dim": 128},
@@ -211,6 +226,19 @@ DECODERS: Mapping[str, Dialect] = {
     "gemma": replace(_GEMMA, layer_order="uniform"),
     "gemma2": _GEMMA_2,
     "gemma3_text": _GEMMA_3,
+    "gemma3n_text": replace(
+        _GEMMA_2,
+        defaults={"head_dim": 256, "altup_num_inputs": 4, "laurel_rank": 64},
+        interval=("sliding_window_pattern", 5),
+        qk_norm="per_head",
+        restate=one_width,
+        harmless=_GEMMA.harmless
+        | words(
+            "rope_local_base_freq activation_sparsity_pattern altup_active_idx altup_coef_clip altup_correct_scale"
+        ),
+    ),
+    "qwen2_vl_text": _QWEN2_VL,
+    "qwen2_5_vl_text": _QWEN2_VL,
     "gemma4_text": Dialect(
         family="gemma",
         defaults={"head_dim": 256},

@@ -1,11 +1,13 @@
 """What a dialect of config.json can say of itself."""
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
-Order = Literal["uniform", "types", "window", "upper_window", "blocks", "nemotron", "periods", "kimi", "compressed"]
+Order = Literal[
+    "uniform", "bidirectional", "types", "window", "upper_window", "blocks", "nemotron", "periods", "kimi", "compressed"
+]
 MlpOrder = Literal["dense", "moe", "first_dense", "sparse_step", "interleaved", "order", "hashed"]
 Names = dict[str, str]
 
@@ -26,7 +28,12 @@ class Dialect(Struct, frozen=True, kw_only=True):
     repeats: Names = field(default_factory=dict)  # keys that say again what another says -> our name of the other
     tied: bool = False  # unless tie_word_embeddings says otherwise
     norm: Literal["rms", "layer"] = "rms"
-    n_norms: int = 2
+    n_norms: int | str = 2
+    final_norm: bool = True
+    has_head: bool = True
+    head_bias: bool = False
+    restate: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None  # the same keys as other dialects state them
+    extras: Callable[[Mapping[str, Any]], Sequence[dict[str, Any]]] | None = None  # tensors outside the layers
     layer_order: Order = "uniform"
     local: str = "sliding_attention"  # what stands between full layers where an interval says so
     interval: tuple[str, int] | None = None  # its key and the class's own
@@ -61,7 +68,8 @@ class Envelope(Struct, frozen=True, kw_only=True):
     """A model type whose config nests that of its text model, with a tower beside."""
 
     text: str
-    tower: str
+    tower: str = ""  # empty: no vision tower
+    audio_tower: str | None = None
     tied: bool = False
     harmless: frozenset[str] = frozenset()
     tower_defaults: Mapping[str, object] | None = None  # of a class that builds its tower without being told to

@@ -1,12 +1,15 @@
 """Every dialect of config.json: by its model type, nested or not, or by its architecture."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from vramcalc.sources._config_decoders import DECODERS
 from vramcalc.sources._config_dialect import Dialect, Envelope, Names, words
+from vramcalc.sources._config_encoders import ENCODERS
 from vramcalc.sources._config_hybrids import HYBRIDS
+from vramcalc.sources._config_older import OLDER
 
-DIALECTS: Mapping[str, Dialect] = {**DECODERS, **HYBRIDS}
+DIALECTS: Mapping[str, Dialect] = {**DECODERS, **OLDER, **HYBRIDS, **ENCODERS}
 
 _IMAGE_TOKENS = words(
     "image_token_id image_token_index video_token_id video_token_index vision_end_token_id vision_start_token_id "
@@ -17,6 +20,19 @@ ENVELOPES: Mapping[str, Envelope] = {
     "qwen3_vl_moe": Envelope(text="qwen3_vl_moe_text", tower="qwen_vl", harmless=_IMAGE_TOKENS),
     "qwen3_5": Envelope(text="qwen3_5_text", tower="qwen_vl", harmless=_IMAGE_TOKENS),
     "qwen3_5_moe": Envelope(text="qwen3_5_moe_text", tower="qwen_vl", harmless=_IMAGE_TOKENS),
+    "qwen2_vl": Envelope(text="qwen2_vl_text", tower="qwen2_vl", harmless=_IMAGE_TOKENS),
+    "qwen2_5_vl": Envelope(text="qwen2_5_vl_text", tower="qwen2_5_vl", harmless=_IMAGE_TOKENS),
+    "qwen2_audio": Envelope(
+        text="qwen2", audio_tower="qwen2_audio", harmless=words("audio_token_index audio_token_id")
+    ),
+    "gemma3n": Envelope(
+        text="gemma3n_text",
+        tower="gemma_3n",
+        audio_tower="gemma_3n_audio",
+        tied=True,
+        harmless=_IMAGE_TOKENS
+        | words("audio_token_id boa_token_id eoa_token_id audio_soft_tokens_per_image vision_soft_tokens_per_image"),
+    ),
     "gemma3": Envelope(text="gemma3_text", tower="siglip", tied=True, harmless=_IMAGE_TOKENS),
     "gemma4": Envelope(
         text="gemma4_text",
@@ -69,5 +85,86 @@ ENVELOPES: Mapping[str, Envelope] = {
     ),
 }
 
+_OF_TOWERS = ("vision_config", "audio_config")
+
+
+def nested(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return a config of an enveloped type with its text keys nested, as newer releases of transformers write them."""
+    envelope = ENVELOPES.get(str(raw.get("model_type")))
+    if envelope is None or "text_config" in raw or not any(name in raw for name in _OF_TOWERS):
+        return raw
+    outside = {*_OF_TOWERS, "model_type", "architectures", *envelope.harmless}
+    found = {key: value for key, value in raw.items() if key in outside}
+    return found | {"text_config": {key: value for key, value in raw.items() if key not in outside}}
+
+
 # Where the model type says nothing, the architecture does.
 ARCHITECTURES: Names = {"DeepseekV4ForCausalLM": "deepseek_v4"}
+
+# What llama.cpp calls the model of a text config's type; a type that is not here it does not run.
+# Source: llama.cpp, src/llama-arch.cpp and convert_hf_to_gguf.py.
+GGUF_ARCHITECTURES: Names = {
+    "llama": "llama",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "granite": "granite",
+    "nemotron-nas": "deci",
+    "qwen2": "qwen2",
+    "qwen2_moe": "qwen2moe",
+    "qwen2_vl_text": "qwen2vl",
+    "qwen2_5_vl_text": "qwen2vl",
+    "gemma3n_text": "gemma3n",
+    "phi": "phi2",
+    "cohere": "command-r",
+    "cohere2": "cohere2",
+    "olmo": "olmo",
+    "falcon": "falcon",
+    "starcoder2": "starcoder2",
+    "bert": "bert",
+    "xlm-roberta": "bert",
+    "roberta": "bert",
+    "modernbert": "modern-bert",
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3moe",
+    "qwen3_vl_text": "qwen3vl",
+    "qwen3_vl_moe_text": "qwen3vlmoe",
+    "qwen3_next": "qwen3next",
+    "qwen3_5_text": "qwen35",
+    "qwen3_5_moe_text": "qwen35moe",
+    "phi3": "phi3",
+    "olmo2": "olmo2",
+    "olmo3": "olmo2",
+    "olmoe": "olmoe",
+    "smollm3": "smollm3",
+    "seed_oss": "seed_oss",
+    "gpt_neox": "gptneox",
+    "stablelm": "stablelm",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "gemma4_text": "gemma4",
+    "gpt_oss": "gpt-oss",
+    "deepseek_v2": "deepseek2",
+    "deepseek_v3": "deepseek2",
+    "kimi_k2": "deepseek2",
+    "deepseek_v32": "deepseek32",
+    "deepseek_v4": "deepseek4",
+    "glm_moe_dsa": "glm-dsa",
+    "glm4_moe": "glm4moe",
+    "minimax_m2": "minimax-m2",
+    "llama4_text": "llama4",
+    "step3p7": "step35",
+    "mamba": "mamba",
+    "mamba2": "mamba2",
+    "granitemoehybrid": "granitehybrid",
+    "jamba": "jamba",
+    "falcon_h1": "falcon-h1",
+    "kimi_linear": "kimi-linear",
+}
+
+
+def gguf_architecture(text_type: str, *, has_experts: bool) -> str | None:
+    """Return what llama.cpp calls a model; Nemotron-H goes by whether it has experts."""
+    if text_type == "nemotron_h":
+        return "nemotron_h_moe" if has_experts else "nemotron_h"
+    return GGUF_ARCHITECTURES.get(text_type)

@@ -16,6 +16,7 @@ _GROUP = 128
 _WHOLE_ROW = -1
 _NVFP4_GROUP = 16
 _MX_GROUP = 32
+_MLX_GROUP = 64
 _LISTS = ("modules_to_not_convert", "ignore", "exclude_modules", "llm_int8_skip_modules")
 _MOST_NAMED = 1 << 17
 _Section = Mapping[str, Any]
@@ -27,7 +28,7 @@ def read_quantised(section: _Section | None, beside: _Section | None, where: str
     Raises ``BadInputError`` naming a method nobody here knows.
     """
     if section:
-        method = section.get("quant_method", "modelopt" if "quant_algo" in section else None)
+        method = section.get("quant_method", _unnamed(section))
         reader = _METHODS.get(str(method))
         if reader is None:
             raise _unknown(where, "quant_method", method)
@@ -38,6 +39,13 @@ def read_quantised(section: _Section | None, beside: _Section | None, where: str
             raise _unknown(where, "quantization", inner)
         return _modelopt(inner, where) if inner.get("quant_algo") else None
     return None
+
+
+def _unnamed(section: _Section) -> str | None:
+    """Return the method of a section that names none: ModelOpt's earlier ones, and MLX's."""
+    if "quant_algo" in section:
+        return "modelopt"
+    return "mlx" if {"bits", "group_size"} <= section.keys() else None
 
 
 def _kept(section: _Section, where: str) -> Iterator[Named]:
@@ -192,12 +200,59 @@ def _of_layers(section: _Section, where: str) -> Iterator[Named]:
 _COMPRESSED_FLOATS = {"tensor": "fp8", "channel": "fp8-channel", "block": "fp8-block"}
 
 
+def _exl(version: str) -> Callable[[_Section, str], Quantised]:
+    def read(section: _Section, where: str) -> Quantised:
+        head = section.get("head_bits")
+        name = f"exl{version}-{section.get('bits')}bpw" + (f"-h{head}" if head is not None else "")
+        if scaled_format(name) is None:
+            raise _unknown(where, "bits", section.get("bits"))
+        return Quantised(name)
+
+    return read
+
+
+def _mlx(section: _Section, where: str) -> Quantised:
+    """MLX states no method, and modules of other bits by their path."""
+    named = []
+    for module, stated in section.items():
+        if isinstance(stated, dict):
+            named.append(Named(str(module), _mlx_format(stated, where)))
+        elif stated is False:
+            named.append(Named(str(module), KEPT))
+    return Quantised(_mlx_format(section, where), tuple(named))
+
+
+def _mlx_format(section: _Section, where: str) -> str:
+    bits, group, mode = section.get("bits"), section.get("group_size"), section.get("mode", "affine")
+    if mode != "affine":
+        raise _unknown(where, "mode", mode)
+    name = f"mlx-{bits}bit" + ("" if group == _MLX_GROUP else f"-g{group}")
+    if scaled_format(name) is None:
+        raise (
+            _unknown(where, "bits", bits)
+            if scaled_format(f"mlx-{bits}bit") is None
+            else _unknown(where, "group_size", group)
+        )
+    return name
+
+
+def _auto_round(section: _Section, where: str) -> Quantised:
+    packing = str(section.get("packing_format", ""))
+    method = next((name for name in ("gptq", "awq") if name in packing), None)
+    if method is None:
+        raise _unknown(where, "packing_format", packing)
+    return _integers(method)(section, where)
+
+
 def _compressed(section: _Section, where: str) -> Quantised:
     """compressed-tensors: a format for each group of targets, which are classes, paths or regular expressions."""
     groups = section.get("config_groups")
     stated = [group for group in groups.values() if isinstance(group, dict)] if isinstance(groups, dict) else []
     if not stated:
         raise _unknown(where, "config_groups", groups)
+    sparse = section.get("sparsity_config")
+    if isinstance(sparse, dict) and sparse.get("format") not in (None, "dense"):
+        raise _unknown(where, "sparsity_config", sparse.get("format"))
     base, named = None, list(_kept(section, where))
     for group in stated:
         fmt = _compressed_group(group, section, where)
@@ -231,7 +286,8 @@ def _compressed_group(group: _Section, section: _Section, where: str) -> str:
         case ("int", 8, None, "int-quantized" | "naive-quantized" | None) if strategy == "channel" and not asym:
             fmt = "int8"
         case ("int", 4 | 8 as bits, size, "pack-quantized") if strategy in ("group", "channel", "None"):
-            fmt = f"w{bits}a16{_suffix(size, _GROUP if bits == 4 else _WHOLE_ROW)}{asym}"  # noqa: PLR2004
+            order = "-actorder" if weights.get("actorder") == "group" else ""
+            fmt = f"w{bits}a16{_suffix(size, _GROUP if bits == 4 else _WHOLE_ROW)}{asym}{order}"  # noqa: PLR2004
         case ("float", 4, 32, "mxfp4-pack-quantized"):
             fmt = "mxfp4"
         case ("float", 4, 16, "nvfp4-pack-quantized"):
@@ -258,6 +314,10 @@ _METHODS: Mapping[str, Callable[[_Section, str], Quantised]] = {
     "modelopt_mixed": _modelopt,
     "compressed-tensors": _compressed,
     "bitsandbytes": _bitsandbytes,
+    "auto-round": _auto_round,
+    "exl2": _exl("2"),
+    "exl3": _exl("3"),
+    "mlx": _mlx,
 }
 
 

@@ -44,7 +44,7 @@ def shortest_pattern(order: Sequence[str]) -> Raw:
     """Return the shortest ``first`` and ``pattern`` that give the order."""
     n = len(order)
     best: tuple[int, tuple[str, ...], tuple[str, ...]] = (n, tuple(order), ())
-    for start in range(min(n, 8)):
+    for start in range(min(n, 64)):
         for period in range(1, min(n - start, 32) + 1):
             pattern = order[start : start + period]
             if all(order[i] == pattern[(i - start) % period] for i in range(start, n)):
@@ -57,7 +57,7 @@ def _layer(keys: Keys, dialect: Dialect, place: Place) -> Raw:
     has_mixer = place.attention in ("linear", "hybrid")
     has_attention = place.attention not in ("none", "linear")
     mlp = _mlp(keys, dialect, place)
-    n_norms = dialect.n_norms
+    n_norms = keys.count(dialect.n_norms) if isinstance(dialect.n_norms, str) else dialect.n_norms
     if dialect.layer_order == "blocks":
         n_norms = has_attention + (place.mlp != "none")
     layer: Raw = {"mlp": mlp, "n_norms": n_norms}
@@ -111,6 +111,8 @@ def _grouped(keys: Keys, dialect: Dialect, place: Place) -> Raw:
                 "window": window or keys.count("sliding_window"),
                 "gguf_window": dialect.gguf_window,
             }
+        case "bidirectional":
+            a["kind"] = "bidirectional"
         case "chunked":
             a |= {"kind": "chunked", "chunk": keys.count("attention_chunk_size", 8192)}
         case "sparse":
@@ -297,4 +299,7 @@ def read_sizes(keys: Keys) -> Mapping[str, Any]:
     if per_layer:
         sizes |= {"per_layer_dim": per_layer, "per_layer_vocabulary": keys.count("vocab_size_per_layer_input")}
     keys.ignore("vocab_size_per_layer_input")
+    for ours, key in (("altup_streams", "altup_num_inputs"), ("laurel_rank", "laurel_rank")):
+        if keys.get(key) is not None:
+            sizes[ours] = keys.count(key)
     return sizes

@@ -34,12 +34,14 @@ _EMBEDDING = (
 )
 _TOWERS: Mapping[Role, tuple[str, ...]] = {
     "vision": ("vision_tower", "model.vision_tower", "model.visual", "visual", "vision_model", "vision_encoder"),
+    "audio": ("audio_tower", "model.audio_tower"),
     "projector": (
         "multi_modal_projector",
         "model.multi_modal_projector",
         "mm_projector",
         "model.embed_vision",
         "embed_vision",
+        "model.embed_audio",
         "patch_merge_mlp",
         "model.visual.merger",
         "visual.merger",

@@ -69,6 +69,10 @@ def _uniform(keys: Keys, dialect: Dialect, n: int) -> list[Place]:
             return [Place("full") for _ in range(n)]
 
 
+def _bidirectional(_: Keys, __: Dialect, n: int) -> list[Place]:
+    return [Place("bidirectional") for _ in range(n)]
+
+
 def _indexed(keys: Keys, n: int) -> list[Place]:
     types = keys.items("indexer_types", n) or ["full"] * n
     for kind in types:
@@ -294,6 +298,7 @@ def _hashed(keys: Keys, places: list[Place]) -> list[Place]:
 
 _ORDERS: Mapping[Order, Callable[[Keys, Dialect, int], list[Place]]] = {
     "uniform": _uniform,
+    "bidirectional": _bidirectional,
     "types": _types,
     "window": _window,
     "upper_window": _upper_window,

@@ -26,7 +26,7 @@ _NO_MATRIX = re.compile(
     r"|merge|hc_|attn_sink|sinks|dt_bias|A_log|lm_head|(^|\.)head|gate|router"
 )
 _OF_TOWERS = re.compile(r"visual|vision|image|projector|merger")
-_TOWER_ROLES: frozenset[Role] = frozenset({"vision", "projector"})
+_TOWER_ROLES: frozenset[Role] = frozenset({"vision", "audio", "projector"})
 
 
 class Named(Struct, frozen=True):

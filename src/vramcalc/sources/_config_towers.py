@@ -1,20 +1,15 @@
-"""The tensors of vision towers and their projectors, from the keys of a config's ``vision_config``.
+"""The towers of a config that sees or hears, by name."""
 
-Names are short, not those of a file: a GGUF keeps towers in a file of their own.
-
-Source:
-    transformers 5.23: modeling_qwen3_vl.py, modeling_siglip.py, modeling_gemma4.py, modeling_llama4.py,
-    modeling_pixtral.py, modeling_minimax_m3_vl.py, modeling_kimi_k25.py.
-"""
-
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from msgspec import Struct
-
+from vramcalc.sources._config_audio import AUDIO_TOWERS
 from vramcalc.sources._config_keys import Keys
+from vramcalc.sources._config_qwen_vision import QWEN_TOWERS
+from vramcalc.sources._config_vision import TOWERS, Rows
 
 Raw = dict[str, Any]
+_ALL: Mapping[str, Callable[[Keys, Keys, int], Rows]] = {**TOWERS, **QWEN_TOWERS, **AUDIO_TOWERS}
 _NUMERICS = (
     "attention_bias", "default_output_length", "global_head_dim", "image_size", "img_token_compression_config",
     "max_position_embeddings", "norm_eps", "num_channels", "pooling_kernel_size", "position_embedding_type",
@@ -23,226 +18,21 @@ _NUMERICS = (
     "merge_type", "mm_hidden_size", "mm_projector_type", "pos_emb_type", "projector_hidden_act", "projector_ln_eps",
     "text_hidden_size", "video_attn_type", "vt_num_attention_heads", "multi_modal_projector_bias",
     "projector_dropout", "vision_feature_select_strategy",
+    "fullatt_block_indexes", "tokens_per_second", "window_size",
+    "activation_dropout", "encoder_layerdrop", "init_std", "scale_embedding",
+    "conf_attention_chunk_size", "conf_attention_context_left", "conf_attention_context_right",
+    "conf_attention_logit_cap", "conf_reduction_factor", "conf_residual_weight", "gradient_clipping",
+    "do_pooling", "model_args", "sscp_conv_eps", "sscp_conv_group_norm_eps", "vocab_offset",
 )  # fmt: skip
-
-
-class _Layers(Struct, frozen=True):
-    """What all these encoders have in common."""
-
-    width: int
-    ff: int
-    n_layers: int
-    patch: int
-    n_channels: int = 3
 
 
 def read_tower(name: str, tower: Keys, top: Keys, text_hidden: int) -> list[Raw]:
     """Return the tensors of a tower and its projector."""
-    found = [_tensor(*row) for row in _TOWERS[name](tower, top, text_hidden)]
+    found = [_tensor(*row) for row in _ALL[name](tower, top, text_hidden)]
     tower.check_all_known(_NUMERICS)
     return found
 
 
 def _tensor(name: str, shape: tuple[int, ...], count: int = 1) -> Raw:
-    role = "projector" if name.startswith("mm.") else "vision"
+    role = {"mm": "projector", "a": "audio"}.get(name.partition(".")[0], "vision")
     return {"name": name, "role": role, "shape": shape, "count": count, "in_gguf": False}
-
-
-_Rows = Iterator[tuple[str, tuple[int, ...], int]]
-
-
-def _square_attention(layers: _Layers, *, bias: bool = True) -> _Rows:
-    w, n = layers.width, layers.n_layers
-    yield "v.attn", (w, w), 4 * n
-    if bias:
-        yield "v.attn.bias", (w,), 4 * n
-
-
-def _plain_mlp(layers: _Layers) -> _Rows:
-    w, ff, n = layers.width, layers.ff, layers.n_layers
-    yield "v.ffn_up", (ff, w), n
-    yield "v.ffn_up.bias", (ff,), n
-    yield "v.ffn_down", (w, ff), n
-    yield "v.ffn_down.bias", (w,), n
-
-
-def _gated_mlp(layers: _Layers) -> _Rows:
-    yield "v.ffn_gate_up", (layers.ff, layers.width), 2 * layers.n_layers
-    yield "v.ffn_down", (layers.width, layers.ff), layers.n_layers
-
-
-def _layer_norms(layers: _Layers, n_others: int = 0) -> _Rows:
-    yield "v.norm", (layers.width,), 2 * (2 * layers.n_layers + n_others)  # weight and bias
-
-
-def _qwen_vl(tower: Keys, _: Keys, text_hidden: int) -> _Rows:
-    w, merge = tower.count("hidden_size"), tower.count("spatial_merge_size") ** 2
-    deep = len(tower.items("deepstack_visual_indexes") or [])
-    layers = _Layers(w, tower.count("intermediate_size"), tower.count("depth"), tower.count("patch_size"))
-    out = tower.count("out_hidden_size", text_hidden)
-    pixels = tower.count("in_channels", 3) * tower.count("temporal_patch_size") * layers.patch**2
-    yield "v.patch_embd", (w, pixels), 1
-    yield "v.patch_embd.bias", (w,), 1
-    yield "v.position_embd", (tower.count("num_position_embeddings"), w), 1
-    yield from _square_attention(layers)  # Q, K and V as one matrix
-    yield from _plain_mlp(layers)
-    yield from _layer_norms(layers)
-    yield "mm.norm", (w,), 2
-    if deep:
-        yield "mm.deepstack.norm", (merge * w,), 2 * deep
-    yield "mm.up", (merge * w, merge * w), 1 + deep
-    yield "mm.up.bias", (merge * w,), 1 + deep
-    yield "mm.down", (out, merge * w), 1 + deep
-    yield "mm.down.bias", (out,), 1 + deep
-
-
-def _common(tower: Keys) -> _Layers:
-    return _Layers(
-        tower.count("hidden_size"),
-        tower.count("intermediate_size"),
-        tower.count("num_hidden_layers"),
-        tower.count("patch_size"),
-        tower.count("num_channels", 3),
-    )
-
-
-def _siglip(tower: Keys, _: Keys, text_hidden: int) -> _Rows:
-    layers = _common(tower)
-    w = layers.width
-    yield "v.patch_embd", (w, layers.n_channels * layers.patch**2), 1
-    yield "v.patch_embd.bias", (w,), 1
-    yield "v.position_embd", ((tower.count("image_size") // layers.patch) ** 2, w), 1
-    yield from _square_attention(layers)
-    yield from _plain_mlp(layers)
-    yield from _layer_norms(layers, 1)
-    if tower.flag("vision_use_head", default=True):  # a pooler, which Gemma does without
-        head = _Layers(w, layers.ff, 1, layers.patch)
-        yield from _square_attention(head)
-        yield from _plain_mlp(head)
-        yield "v.head.norm_and_probe", (w,), 3
-    yield "mm.input_projection", (w, text_hidden), 1
-    yield "mm.soft_emb_norm", (w,), 1
-
-
-def _gemma_4(tower: Keys, _: Keys, text_hidden: int) -> _Rows:
-    layers, head = _common(tower), tower.count("head_dim")
-    w, n = layers.width, layers.n_layers
-    q, kv = tower.count("num_attention_heads") * head, tower.count("num_key_value_heads") * head
-    for key in ("attention_bias", "use_clipped_linears"):
-        if tower.flag(key):
-            raise tower.error(key, "is true, a shape that is not known")
-    tower.flag("standardize")  # two buffers
-    yield "v.patch_embd", (w, 3 * layers.patch**2), 1
-    yield "v.position_embd", (2 * tower.count("position_embedding_size"), w), 1
-    yield "v.attn_q_out", (q, w), 2 * n
-    yield "v.attn_kv", (kv, w), 2 * n
-    yield "v.attn_norm", (head,), 2 * n
-    yield from _gated_mlp(layers)
-    yield "v.norm", (w,), 4 * n
-    yield "mm.input_projection", (text_hidden, w), 1
-
-
-def _llama_4(tower: Keys, _: Keys, text_hidden: int) -> _Rows:
-    layers = _common(tower)
-    w, ff, n = layers.width, layers.ff, layers.n_layers
-    wide_in, wide_out = tower.count("projector_input_dim"), tower.count("projector_output_dim")
-    yield "v.patch_embd", (w, layers.n_channels * layers.patch**2), 1
-    yield "v.class_embd", (w,), 1
-    yield "v.position_embd", ((tower.count("image_size") // layers.patch) ** 2 + 1, w), 1
-    yield from _square_attention(layers)
-    yield from _plain_mlp(layers)
-    yield "v.norm", (w,), 2 * (2 * n + 2)
-    yield "mm.1", (wide_in, ff), 1
-    yield "mm.2", (wide_out, wide_out), 1
-    yield "mm.input_projection", (text_hidden, tower.count("vision_output_dim")), 1
-    tower.ignore("pixel_shuffle_ratio")
-
-
-def _pixtral(tower: Keys, top: Keys, text_hidden: int) -> _Rows:
-    layers = _common(tower)
-    w, n = layers.width, layers.n_layers
-    merge = top.count("spatial_merge_size", 2) ** 2
-    if top.flag("multimodal_projector_bias"):
-        raise top.error("multimodal_projector_bias", "is true, a shape that is not known")
-    if tower.count("head_dim", 0) not in (0, w // tower.count("num_attention_heads")):
-        raise tower.error("head_dim", "is not the width by heads, a shape that is not known")
-    yield "v.patch_embd", (w, layers.n_channels * layers.patch**2), 1
-    yield "v.pre_norm", (w,), 1
-    yield from _square_attention(layers, bias=False)
-    yield from _gated_mlp(layers)
-    yield "v.norm", (w,), 2 * n
-    yield "mm.input_norm", (w,), 1
-    yield "mm.patch_merger", (w, merge * w), 1
-    yield "mm.1", (text_hidden, w), 1
-    yield "mm.2", (text_hidden, text_hidden), 1
-
-
-def _minimax_m3(tower: Keys, top: Keys, text_hidden: int) -> _Rows:
-    layers = _common(tower)
-    w, wide = layers.width, top.count("projector_hidden_size", 6144)
-    compression = tower.section("img_token_compression_config")
-    frames = tower.count("temporal_patch_size", compression.count("temporal_patch_size", 2))
-    merge = tower.count("spatial_merge_size", compression.count("spatial_merge_size", 2)) ** 2
-    if not top.flag("multimodal_projector_bias", default=True):
-        raise top.error("multimodal_projector_bias", "is false, a shape that is not known")
-    yield "v.patch_embd", (w, layers.n_channels * frames * layers.patch**2), 1
-    yield from _square_attention(layers)
-    yield from _plain_mlp(layers)
-    yield from _layer_norms(layers, 1)
-    for name, columns in (("mm.", w), ("mm.merge_", merge * text_hidden)):
-        yield f"{name}1", (wide, columns), 1
-        yield f"{name}1.bias", (wide,), 1
-        yield f"{name}2", (text_hidden, wide), 1
-        yield f"{name}2.bias", (text_hidden,), 1
-
-
-def _kimi_k25(tower: Keys, top: Keys, text_hidden: int) -> _Rows:
-    w = tower.count("vt_hidden_size")
-    layers = _Layers(
-        w, tower.count("vt_intermediate_size"), tower.count("vt_num_hidden_layers"), tower.count("patch_size")
-    )
-    down, across = tower.items("merge_kernel_size", 2) or (2, 2)
-    tower.ignore("init_pos_emb_time")  # sines, a buffer
-    yield "v.patch_embd", (w, 3 * layers.patch**2), 1
-    yield "v.patch_embd.bias", (w,), 1
-    yield "v.position_embd", (tower.count("init_pos_emb_height") * tower.count("init_pos_emb_width"), w), 1
-    yield from _square_attention(layers)
-    yield from _plain_mlp(layers)
-    yield from _layer_norms(layers, 1)
-    top.ignore("projection_layer_norm_eps")
-    merged = down * across * w
-    yield "mm.norm", (top.count("projection_hidden_size", w),), 2
-    yield "mm.1", (merged, merged), 1
-    yield "mm.1.bias", (merged,), 1
-    yield "mm.2", (text_hidden, merged), 1
-    yield "mm.2.bias", (text_hidden,), 1
-
-
-def _step3p7(tower: Keys, top: Keys, text_hidden: int) -> _Rows:
-    layers = _common(tower)
-    w, n = layers.width, layers.n_layers
-    tower.ignore("mlp_ratio", "layer_scale_init_value")
-    yield "v.patch_embd", (w, layers.n_channels * layers.patch**2), 1
-    yield "v.position_embd", ((tower.count("image_size") // layers.patch) ** 2, w), 1
-    yield from _square_attention(layers)
-    yield from _plain_mlp(layers)
-    yield from _layer_norms(layers, 1)
-    yield "v.layer_scale", (w,), 2 * n
-    for step in (1, 2):
-        yield f"v.downsample.{step}", (2 * step * w, step * w, 3, 3), 1
-        yield f"v.downsample.{step}.bias", (2 * step * w,), 1
-    yield "mm.input_projection", (text_hidden, 4 * w), 1
-    if top.flag("projector_bias"):
-        yield "mm.input_projection.bias", (text_hidden,), 1
-
-
-_TOWERS: Mapping[str, Callable[[Keys, Keys, int], _Rows]] = {
-    "qwen_vl": _qwen_vl,
-    "siglip": _siglip,
-    "gemma_4": _gemma_4,
-    "llama_4": _llama_4,
-    "pixtral": _pixtral,
-    "minimax_m3": _minimax_m3,
-    "kimi_k25": _kimi_k25,
-    "step3p7": _step3p7,
-}

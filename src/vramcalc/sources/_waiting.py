@@ -38,6 +38,7 @@ class Waiting:
         self.patience = patience
         self.n_bytes = 0
         self.over = False
+        self._is_shown = False
         self._began = time.monotonic()
 
     def run(self, work: Callable[[], _T]) -> _T:
@@ -75,9 +76,10 @@ class Waiting:
     @contextmanager
     def _shown(self) -> Iterator[Callable[[], None]]:
         """Give a function that draws what came so far, once the wait is long and stderr is a terminal."""
-        if not sys.stderr.isatty():
+        if self._is_shown or not sys.stderr.isatty():  # shown already: several requests of one wait
             yield lambda: None
             return
+        self._is_shown = True
         from rich.console import Console  # noqa: PLC0415 - only who waits at a terminal pays for it
 
         status = Console(stderr=True).status("")
@@ -90,4 +92,5 @@ class Waiting:
         try:
             yield redraw
         finally:
+            self._is_shown = False
             status.stop()

@@ -10,7 +10,7 @@ from vramcalc.errors import BadInputError
 from vramcalc.formulas.inventory import n_active_parameters, n_parameters
 from vramcalc.ledger import Basis
 from vramcalc.sources._config_dialect import Dialect, Envelope
-from vramcalc.sources._config_dialects import ARCHITECTURES, DIALECTS, ENVELOPES
+from vramcalc.sources._config_dialects import ARCHITECTURES, DIALECTS, ENVELOPES, gguf_architecture, nested
 from vramcalc.sources._config_formats import read_quantised
 from vramcalc.sources._config_keys import Keys, read_json
 from vramcalc.sources._config_layers import read_layers, read_sizes
@@ -30,7 +30,7 @@ def read_config(path: Path) -> ModelSpec:
     ``BadInputError`` naming the key where it says something not known here.
     """
     file = path / "config.json" if path.is_dir() else path
-    raw = read_json(file)
+    raw = nested(read_json(file))
     beside = file.with_name("hf_quant_config.json")
     quantised = read_json(beside) if beside.is_file() else None
     envelope, text_type = _dialect_of(raw, str(file))
@@ -39,9 +39,10 @@ def read_config(path: Path) -> ModelSpec:
     stored = _quantised(raw, quantised, str(file))
     facts |= {"source": str(file), "checkpoint_format": stored.format if stored else None}
     model = _counted(facts, file)
-    if stored is None:
-        return model
-    return model.model_copy(update={"stored_apart": stored_apart(model, stored, str(file))})
+    more: dict[str, Any] = {"gguf_architecture": gguf_architecture(text_type, has_experts=model.is_moe)}
+    if stored is not None:
+        more["stored_apart"] = stored_apart(model, stored, str(file))
+    return model.model_copy(update=more)
 
 
 def _dialect_of(raw: dict[str, Any], where: str) -> tuple[Envelope | None, str]:
@@ -69,10 +70,12 @@ def _unknown_type(model_type: object, where: str) -> BadInputError:
 
 
 def _facts(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect, where: str) -> dict[str, Any]:
+    raw = _restated(raw, envelope, dialect)
     top = Keys(raw, where)
-    keys = top if envelope is None else top.section("text_config", names=dialect.names, defaults=dialect.defaults)
     if envelope is None:
         keys = top = Keys(raw, where, dialect.names, dialect.defaults)
+    else:
+        keys = top.section("text_config", names=dialect.names, defaults=dialect.defaults)
     for name in dialect.must_be_off:
         if keys.get(name):
             raise keys.error(name, f"is {keys.get(name)!r:.40}, a shape that is not known")
@@ -83,21 +86,22 @@ def _facts(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect, whe
     facts |= read_ropes(keys, dialect, stack)
     if next_tokens is not None:
         facts["next_token_layers"] = next_tokens
+    facts |= {"final_norm": dialect.final_norm, "extra_tensors": _extras(raw, envelope, dialect, facts)}
     tied = keys.flag("tie_word_embeddings", default=dialect.tied if envelope is None else envelope.tied)
     if envelope is not None:
         tied = top.flag("tie_word_embeddings", default=tied)
-        facts["extra_tensors"] = _tower(top, envelope, facts)
+        facts["extra_tensors"] = [*facts["extra_tensors"], *_towers(top, envelope, facts)]
     dtype = _DTYPES.get(str(_either(keys, top, "dtype") or _either(keys, top, "torch_dtype") or ""))
     if dtype is None:
         facts["notes"] += ["Its config.json states no dtype; bf16 is taken."]
-    facts |= {"head": "tied" if tied else "separate", "dtype": dtype or "bf16"}
+    facts |= {"head": _head(dialect, tied=tied), "dtype": dtype or "bf16"}
     if dialect.active_leaves_out is not None:
         counted = "as the publisher of the family counts"
         facts["active"] = {"leaves_out": dialect.active_leaves_out, "source": counted}
-    keys.ignore("quantization_config")
+    keys.ignore("quantization_config", "quantization")
     keys.check_all_known(dialect.harmless)
     if envelope is not None:
-        top.ignore("quantization_config", "text_config")
+        top.ignore("quantization_config", "quantization", "text_config")
         top.check_all_known(envelope.harmless)
     return facts
 
@@ -106,10 +110,42 @@ def _either(keys: Keys, top: Keys, name: str) -> object:
     return keys.get(name) or top.get(name)
 
 
-def _tower(top: Keys, envelope: Envelope, facts: dict[str, Any]) -> list[dict[str, Any]]:
+def _restated(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect) -> dict[str, Any]:
+    if dialect.restate is None:
+        return raw
+    if envelope is None:
+        return dialect.restate(raw)
+    text = raw.get("text_config")
+    return raw | {"text_config": dialect.restate(text) if isinstance(text, dict) else text}
+
+
+def _extras(
+    raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect, facts: dict[str, Any]
+) -> list[dict[str, Any]]:
+    found = list(dialect.extras(raw)) if dialect.extras is not None and envelope is None else []
+    if dialect.head_bias:
+        found.append({"name": "output.bias", "role": "head", "shape": (facts["vocabulary"],)})
+    return found
+
+
+def _head(dialect: Dialect, *, tied: bool) -> str:
+    if not dialect.has_head:
+        return "none"
+    return "tied" if tied else "separate"
+
+
+def _towers(top: Keys, envelope: Envelope, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    found = []
     for other in ("audio_config", "speech_config"):
-        if other in top:
+        if other not in top:
+            continue
+        if envelope.audio_tower is None or other != "audio_config":
             raise top.error(other, "describes a tower that is not known")
+        found += read_tower(envelope.audio_tower, top.section(other), top, facts["hidden_dim"])
+    return found + _vision_tower(top, envelope, facts) if envelope.tower else found
+
+
+def _vision_tower(top: Keys, envelope: Envelope, facts: dict[str, Any]) -> list[dict[str, Any]]:
     section = top.section("vision_config", defaults=envelope.tower_defaults or {})
     if "vision_config" not in top:
         if envelope.tower_defaults is None:
@@ -123,7 +159,11 @@ def _tower(top: Keys, envelope: Envelope, facts: dict[str, Any]) -> list[dict[st
 
 def _quantised(raw: dict[str, Any], beside: dict[str, Any] | None, where: str) -> Quantised | None:
     text = raw.get("text_config")
-    section = raw.get("quantization_config") or (text.get("quantization_config") if isinstance(text, dict) else None)
+    section = (
+        raw.get("quantization_config")
+        or raw.get("quantization")
+        or (text.get("quantization_config") if isinstance(text, dict) else None)
+    )
     if section is not None and not isinstance(section, dict):
         raise BadInputError(f"{where}: key 'quantization_config' is no object", "name the model's config.json")
     found = read_quantised(section, beside, where)

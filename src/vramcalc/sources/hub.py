@@ -70,7 +70,7 @@ class HubRepository:
     def open(self, name: str) -> ByteSource:
         """Return a file. Raises ``MissingError`` where the repository has none of that name."""
         if name not in self._ahead:
-            self._ahead[name] = self._opened(name, self._waiting)
+            self._ahead[name] = self._opened(name)
         return self._ahead[name]
 
     def open_ahead(self, names: Iterable[str]) -> None:
@@ -89,7 +89,7 @@ class HubRepository:
             raise self._missing(", ".join(names))
         return found[0].parent
 
-    def _opened(self, name: str, waiting: Waiting) -> ByteSource:
+    def _opened(self, name: str) -> ByteSource:
         if name not in self._sizes:
             raise self._missing(name)
         kept = self._hub.try_to_load_from_cache(self.wanted.repo, name, revision=self.revision)
@@ -97,12 +97,12 @@ class HubRepository:
             return FileSource(Path(kept))
         if self._is_offline():
             raise UnavailableError(f"{self.name}/{name} is not in the cache, and {_OFFLINE}", f"unset it, or {_GET}")
-        return RangeSource(f"{self.name}/{name}", self._asking(name), waiting, login=_LOGIN)
+        return RangeSource(f"{self.name}/{name}", self._asking(name), self._waiting, login=_LOGIN)
 
     def _opened_together(self, names: Sequence[str]) -> dict[str, ByteSource]:
         def opened(name: str) -> tuple[str, ByteSource | None]:
             try:
-                return name, self._opened(name, Waiting(str(self.wanted), self._patience))
+                return name, self._opened(name)
             except AppError:
                 return name, None
 

@@ -31,6 +31,7 @@ _GROUP = r"(?:-(?:g(?P<group>16|32|64|128|256|512|1024)|(?P<channel>channel)))?"
 _MOST_BITS = 8
 _HEAD_BITS = 6  # what exllamav2 and exllamav3 take unless told otherwise
 _SCALE_BITS = 16
+_ORDER_BITS = 32  # the group of an in feature, where activations decide the order
 _DEFAULT_GROUP = 128
 
 
@@ -58,7 +59,6 @@ def _columns(found: re.Match[str], default: int = _DEFAULT_GROUP) -> int:
 def _gptq(name: str, found: re.Match[str]) -> ScaledFormat:
     """With act-order the file keeps, as int32, the group of each in feature."""
     bits = int(found["bits"])
-    order_bits = 32 if found["order"] else 0
     base = CHECKPOINT["gptq-4bit"]
     return replace(
         base,
@@ -67,7 +67,7 @@ def _gptq(name: str, found: re.Match[str]) -> ScaledFormat:
         group_columns=_columns(found),
         group_bits=_SCALE_BITS + bits,
         zero_bits=bits,
-        column_bits=order_bits,
+        column_bits=_ORDER_BITS if found["order"] else 0,
     )
 
 
@@ -85,6 +85,7 @@ def _compressed(name: str, found: re.Match[str]) -> ScaledFormat:
         group_columns=_columns(found, _DEFAULT_GROUP if bits == 4 else 0),  # noqa: PLR2004 - llm-compressor's W8A16 is per channel
         group_bits=_SCALE_BITS + zero_bits,
         zero_bits=zero_bits,
+        column_bits=_ORDER_BITS if found["order"] else 0,
     )
 
 
@@ -117,7 +118,7 @@ def _exl(name: str, found: re.Match[str]) -> ScaledFormat | None:
 _FAMILIES: Mapping[str, Callable[[str, re.Match[str]], ScaledFormat | None]] = {
     rf"gptq-(?P<bits>[2348])bit{_GROUP}(?P<order>-actorder)?": _gptq,
     rf"awq-4bit{_GROUP}": _awq,
-    rf"w(?P<bits>[48])a16{_GROUP}(?P<asym>-asym)?": _compressed,
+    rf"w(?P<bits>[48])a16{_GROUP}(?P<asym>-asym)?(?P<order>-actorder)?": _compressed,
     rf"mlx-(?P<bits>[{''.join(map(str, MLX_BITS))}])bit-g(?P<group>32|64|128)": _mlx,
     r"fp8-block-(?P<rows>[1-9]\d{0,3})x(?P<columns>[1-9]\d{0,3})": _fp8_block,
     r"exl(?P<version>[23])-(?P<bits>[1-8](?:\.\d{1,3})?)bpw(?:-h(?P<head>[1-8]))?": _exl,

@@ -10,7 +10,7 @@ from msgspec import Struct
 from vramcalc.specs.model import Role
 from vramcalc.units import ceil_div
 
-KEPT_ROLES: frozenset[Role] = frozenset({"embedding", "head", "norm", "router", "vision", "projector"})
+KEPT_ROLES: frozenset[Role] = frozenset({"embedding", "head", "norm", "router", "vision", "audio", "projector"})
 
 
 class BlockFormat(Struct, frozen=True):
@@ -133,7 +133,7 @@ GGML_STORED = GGML | {
 # Formats of other runtimes, known for the size of their files. bitsandbytes 0.50: 64 elements share an absmax, which
 # double quantisation stores in 8 bits with a float per 256 of them: 65 bits per 512 elements. MLX: a scale and a bias
 # of 16 bits per group, embedding and head too.
-KEPT_BY_MLX: frozenset[Role] = frozenset({"norm", "vision", "projector"})
+KEPT_BY_MLX: frozenset[Role] = frozenset({"norm", "vision", "audio", "projector"})
 MLX_BITS = (2, 3, 4, 5, 6, 8)
 OTHER_RUNTIMES = {
     f.name: f

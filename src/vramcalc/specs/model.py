@@ -85,6 +85,7 @@ Role = Literal[
     "norm",
     "head",
     "vision",
+    "audio",
     "projector",
     "other",
 ]
@@ -242,7 +243,7 @@ class ModelSpec(Spec):
     id: str
     name: str
     family: str
-    gguf_architecture: str | None = None  # general.architecture of its GGUF
+    gguf_architecture: str | None = None  # as llama.cpp names it; None where it does not run there
     hf_ids: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     ollama_tags: tuple[str, ...] = ()
@@ -266,6 +267,8 @@ class ModelSpec(Spec):
     hyper_streams: PositiveInt | None = None  # copies of the residual stream, mixed around every layer part
     per_layer_dim: PositiveInt | None = None  # of Gemma's embedding of each token for each layer
     per_layer_vocabulary: PositiveInt | None = None
+    altup_streams: PositiveInt | None = None  # Gemma 3n: copies of the residual stream, one of which is computed
+    laurel_rank: PositiveInt | None = None  # Gemma 3n: of the low-rank residual beside attention
     next_token_layers: NextTokenLayers | None = None
     extra_tensors: tuple[ExtraTensor, ...] = ()
     rope_tables: tuple[RopeTable, ...] = ()
@@ -322,4 +325,6 @@ class ModelSpec(Spec):
             found.add("hyper-connections")
         if self.per_layer_dim is not None:
             found.add("per-layer embeddings")
+        if self.altup_streams is not None or self.laurel_rank is not None:
+            found.add("alternating updates")
         return frozenset(found)

@@ -14,6 +14,8 @@ _SCOREBOARD_PERPLEXITY = 6.2317  # of the f16 model behind the scoreboard
 
 _COMMON = frozenset({"q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k", "fp8", "w4a16"})
 
+_HEAVY_RISE, _HEAVY_SCORE = 0.08, 0.95
+
 
 class Quality(Struct, frozen=True):
     """One weight or cache format: its nominal bits, and its loss where somebody published it.
@@ -34,6 +36,11 @@ class Quality(Struct, frozen=True):
     def is_common(self) -> bool:
         """Whether it is one of the few that most publishers offer."""
         return self.name in _COMMON
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether the loss is one most people notice: from where the scoreboard's curve turns steep, at 3 bits."""
+        return (self.perplexity_rise or 0) >= _HEAVY_RISE or (self.score_kept or 1) < _HEAVY_SCORE
 
     @property
     def loss(self) -> float | None:

@@ -107,6 +107,8 @@ def make_run(model: ModelSpec, gpus: tuple[GpuSpec, ...], workload: Workload) ->
         v_format=v,
         flash_attention=flash_attention,
         swa_full=workload.swa_full,
+        kv_offload=workload.kv_offload,
+        op_offload=workload.op_offload,
     )
 
 

@@ -1,0 +1,92 @@
+"""Dialects of encoders: embedding models and rerankers.
+
+Source:
+    transformers 5.23: modeling_bert.py, modeling_xlm_roberta.py, modeling_modernbert.py.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec.structs import replace
+
+from vramcalc.sources._config_dialect import Dialect, words
+
+Raw = dict[str, Any]
+_POSITIONS_BEFORE_THE_FIRST = 2  # RoBERTa counts positions from behind the padding token's
+_LABELS = 2  # of a classifier that lists none
+
+
+def _counts(raw: Mapping[str, Any], *names: str) -> list[int]:
+    found = [raw.get(name) for name in names]
+    return [value if isinstance(value, int) and value > 0 else 1 for value in found]
+
+
+def _classes(raw: Mapping[str, Any]) -> str:
+    stated = raw.get("architectures")
+    return str(stated[0]) if isinstance(stated, list) and stated else ""
+
+
+def _embeddings(raw: Mapping[str, Any]) -> list[Raw]:
+    hidden, positions, types = _counts(raw, "hidden_size", "n_positions", "type_vocab_size")
+    norms = [{"name": f"token_embd_norm.{part}", "role": "norm", "shape": (hidden,)} for part in ("weight", "bias")]
+    usable = positions - (_POSITIONS_BEFORE_THE_FIRST if raw.get("counts_past_padding") else 0)
+    return [
+        {"name": "position_embd", "role": "embedding", "shape": (positions, hidden), "gguf_shape": (usable, hidden)},
+        {"name": "token_types", "role": "embedding", "shape": (types, hidden)},
+        *norms,
+    ]
+
+
+def _dense(name: str, rows: int, columns: int) -> list[Raw]:
+    shared = {"role": "head", "in_gguf": False}
+    return [{"name": name, "shape": (rows, columns)} | shared, {"name": f"{name}.bias", "shape": (rows,)} | shared]
+
+
+def _heads(raw: Mapping[str, Any]) -> list[Raw]:
+    """Return what stands on top: a pooler, or a classifier with or without one."""
+    hidden, labels = _counts(raw, "hidden_size")[0], raw.get("id2label")
+    n_labels = len(labels) if isinstance(labels, dict) else _LABELS
+    is_classifier = _classes(raw).endswith("ForSequenceClassification")
+    if is_classifier and raw.get("counts_past_padding"):  # RoBERTa's has a layer of its own
+        return [*_dense("classifier.dense", hidden, hidden), *_dense("classifier.out", n_labels, hidden)]
+    pooler = _dense("pooler", hidden, hidden)
+    return [*pooler, *_dense("classifier", n_labels, hidden)] if is_classifier else pooler
+
+
+def _bert_extras(raw: Mapping[str, Any]) -> list[Raw]:
+    return _embeddings(raw) + _heads(raw)
+
+
+def _bert(raw: Mapping[str, Any]) -> Raw:
+    found = {key: value for key, value in raw.items() if (key, value) != ("position_embedding_type", "absolute")}
+    return found | {"n_positions": raw.get("max_position_embeddings")}
+
+
+def _roberta(raw: Mapping[str, Any]) -> Raw:
+    positions = raw.get("max_position_embeddings")
+    usable = positions - _POSITIONS_BEFORE_THE_FIRST if isinstance(positions, int) else positions
+    return _bert(raw) | {"max_position_embeddings": usable, "counts_past_padding": True}
+
+
+_BERT = Dialect(
+    family="bert",
+    norm="layer",
+    final_norm=False,
+    has_head=False,
+    has_rope=False,
+    layer_order="bidirectional",
+    qkv_bias=True,
+    output_bias=True,
+    mlp="plain",
+    mlp_bias=True,
+    restate=_bert,
+    extras=_bert_extras,
+    harmless=words(
+        "attention_probs_dropout_prob type_vocab_size gradient_checkpointing directionality "
+        "pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type "
+        "sentence_transformers n_positions counts_past_padding"
+    ),
+)
+_ROBERTA = replace(_BERT, family="roberta", restate=_roberta)
+
+ENCODERS: Mapping[str, Dialect] = {"bert": _BERT, "roberta": _ROBERTA, "xlm-roberta": _ROBERTA}
