@@ -150,6 +150,7 @@ def test_a_cut_download_is_told(tmp_path: Path) -> None:
 
     assert severities(report) == {"data-short": "error"}
     assert f"{whole - 1_000_000_000:,} bytes before the data its header lists" in message(report, "data-short")
+    assert any("bytes early, so engines refuse it" in note for note in api.load_model(str(path)).notes)
 
 
 def test_a_missing_part_is_told(tmp_path: Path) -> None:
