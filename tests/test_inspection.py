@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
 from typer.testing import CliRunner
 
 from tests.sources.gguf_files import write_gguf
@@ -149,6 +150,7 @@ def test_a_cut_download_is_told(tmp_path: Path) -> None:
 
     assert severities(report) == {"data-short": "error"}
     assert f"{whole - 1_000_000_000:,} bytes before the data its header lists" in message(report, "data-short")
+    assert any("bytes early, so engines refuse it" in note for note in api.load_model(str(path)).notes)
 
 
 def test_a_missing_part_is_told(tmp_path: Path) -> None:
@@ -250,6 +252,18 @@ def test_the_text_stays_within_the_terminal(tmp_path: Path, columns: int) -> Non
     assert max(len(line) for line in out.splitlines()[1:]) <= columns  # the first is the file's name
     assert "attention" in out
     assert "[low-bits-attention]" in out
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_what_people_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion, columns: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_gguf(Path("trimmed.gguf"), with_layers(LLAMA, 24), "llama", "q8_0", edit=lowered(".attn_", "q3_k"))
+    write_gguf(Path("experts.gguf"), model("qwen3-30b-a3b"), "qwen3moe", "q4_k_m", parts=2)
+
+    assert run("trimmed.gguf", columns=columns)[1] == snapshot
+    assert run("experts-00001-of-00002.gguf", columns=columns)[1] == snapshot
 
 
 def test_json_is_the_report(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_a_file_is_billed_as_its_registry_entry(tmp_path: Path, name: str) -> No
     known = api.estimate(name, "rtx4090", engines=["llama.cpp"], quants=["q5_k_m"], context=8192)
 
     assert own.estimates[0].weight_format == "q5_k_m"
+    assert own.estimates[0].launch[:3] == ("llama-server", "-m", str(tmp_path / f"{name}.gguf"))
     assert own.estimates[0].devices == known.estimates[0].devices
     assert own.estimates[0].limits == known.estimates[0].limits
     weights = [line for line in own.estimates[0].lines if line.component == "weights"]

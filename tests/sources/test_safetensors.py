@@ -159,6 +159,43 @@ def test_a_folder_is_what_the_formula_predicts(tmp_path: Path, config: str, n_sh
     assert "other" not in roles
 
 
+def test_a_quantised_folder_is_what_the_formula_predicts(tmp_path: Path) -> None:
+    config = json.loads((CONFIGS / "Qwen__Qwen3-30B-A3B-FP8.json").read_text())
+    tensors = dict(qwen3_tensors(config, dtype="F8_E4M3"))
+    scales = {
+        f"{name}_scale_inv": ("F32", (-(-shape[0] // 128), -(-shape[1] // 128)))
+        for name, (dtype, shape) in tensors.items()
+        if dtype == "F8_E4M3"
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_sparse(tmp_path / "model.safetensors", tensors | scales)
+
+    found = read_path(tmp_path)
+
+    assert found.model().checkpoint_format == "fp8-block"
+    assert found.file is not None
+    assert found.file.n_bytes == sum(t.n_bytes for t in stored_tensors(found.model(), "fp8-block"))
+    report = api.inspect(str(tmp_path))
+    assert not report.findings
+    roles = {role.role: role for role in report.roles}
+    assert roles["experts"].n_parameters == 48 * 128 * 3 * 768 * 2048
+    assert roles["experts"].bits_per_weight == pytest.approx(8 + 32 / 128**2, abs=1e-4)
+
+
+def test_modules_left_unquantised_are_told(tmp_path: Path) -> None:
+    config = json.loads((CONFIGS / "Qwen__Qwen3-30B-A3B-FP8.json").read_text())
+    tensors = {
+        name: ("BF16" if "self_attn" in name else dtype, shape)
+        for name, (dtype, shape) in qwen3_tensors(config, dtype="F8_E4M3")
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_sparse(tmp_path / "model.safetensors", tensors)
+
+    found = {finding.id: finding.message for finding in api.inspect(str(tmp_path)).findings}
+
+    assert "in fp8-block (+2.9%)" in found["checkpoint-bytes"]
+
+
 def test_a_folder_is_estimated(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model", "Qwen__Qwen3-8B", 2)
     own = api.estimate(str(folder), "rtx4090", engines=["vllm"], context=8192).estimates[0]

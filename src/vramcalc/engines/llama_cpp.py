@@ -41,6 +41,7 @@ COMPANIONS = frozenset({"--draft", "--mmproj", "--lora"})
 _DEFAULT_SLOTS = 4
 _MOST_ASIDE = 2  # GPUs up to which another fit costs little
 _BUILD = re.compile(r"b?(\d+)")
+_ELSEWHERE = re.compile(r"[a-z]{2,}:")  # a hub, a registry, a web address
 _FIRST_BUILD = 10488
 
 
@@ -116,8 +117,15 @@ class LlamaCpp(LlamaProcess):
             self._companions,
             self._model.is_encoder,
             self._draft(proposal.workload),
+            self._file_name(),
         )
         return tuple(words.all())
+
+    def _file_name(self) -> str:
+        """Return the file to load, where it is at hand and holds what was asked for."""
+        stored, source = self._model.stored, self._model.source
+        is_own = stored is not None and stored.format == self.weight_format
+        return source if is_own and not _ELSEWHERE.match(source) else "MODEL.gguf"
 
     def _settle(self, workload: Workload, gpus: tuple[GpuSpec, ...]) -> Workload:
         n_slots = workload.n_slots or workload.n_sequences or _DEFAULT_SLOTS

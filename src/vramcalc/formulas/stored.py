@@ -37,6 +37,7 @@ _ROLES: Sequence[tuple[str, Role]] = (
     ("token_types", "embedding"),
     ("output_norm", "norm"),
     ("output", "head"),
+    ("cls", "head"),
     ("rope_", "attention"),
     ("ffn_gate_inp_shexp", "shared_experts"),
     ("ffn_gate_inp", "router"),

@@ -16,7 +16,7 @@ from vramcalc.sources._gguf_architectures import ARCHITECTURES, NOT_MODELS, PROJ
 from vramcalc.sources._gguf_facts import Facts, Tensors
 from vramcalc.sources._gguf_layers import read_layer
 from vramcalc.sources._gguf_types import FILE_TYPES, GUESSED_FILE_TYPE
-from vramcalc.specs.file import ModelFile
+from vramcalc.specs.file import FilePart, ModelFile
 from vramcalc.specs.model import CountFact, ModelSpec
 
 _MOST_LAYERS = 4096
@@ -53,6 +53,9 @@ def read_gguf_model(file: ModelFile) -> GgufModel:
         "hidden_dim": facts.count("embedding_length"),
         "layers": _stack([_layer(facts, read_layer(facts, architecture, i), i) for i in range(n_layers)]),
         "parameters": {"total": 1, "basis": Basis.DERIVED, "source": file.name},
+        "notes": [
+            _cut_off(part) for part in file.parts if part.n_bytes is not None and part.n_bytes < part.needed_bytes
+        ],
         "source": file.name,
     } | _outside(facts, is_encoder=architecture.is_encoder)
     model = _validated(facts, raw)
@@ -71,6 +74,11 @@ def file_format(file: ModelFile) -> str:
     for tensor in file.tensors:
         sizes[tensor.storage] += tensor.n_bytes
     return max(sizes, key=lambda name: sizes[name]) if sizes else "f32"
+
+
+def _cut_off(part: FilePart) -> str:
+    lacking = part.needed_bytes - (part.n_bytes or 0)
+    return f"{part.name} ends {lacking:,} bytes early, so engines refuse it; the figures are for all of it."
 
 
 def _refuse_other_kinds(file: ModelFile) -> None:
@@ -145,6 +153,10 @@ _EXTRAS = {  # names in the file to names and roles in an inventory
     "token_types.weight": ("token_types", "embedding"),
     "token_embd_norm.weight": ("token_embd_norm.weight", "norm"),
     "token_embd_norm.bias": ("token_embd_norm.bias", "norm"),
+    "cls.weight": ("cls.weight", "head"),
+    "cls.bias": ("cls.bias", "head"),
+    "cls.output.weight": ("cls.output.weight", "head"),
+    "cls.output.bias": ("cls.output.bias", "head"),
     "rope_factors_long.weight": ("rope_factors_long.weight", "attention"),
     "rope_factors_short.weight": ("rope_factors_short.weight", "attention"),
 }

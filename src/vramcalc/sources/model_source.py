@@ -83,6 +83,10 @@ def read_path(path: Path) -> ModelSource:
         first = FileSource(path)
         files = shards_beside(path.name)
         return _with_config(read_safetensors_set(first.name, files, first.sibling), path.parent)
+    if not path.exists():
+        raise UnavailableError(
+            f"there is no file or folder {str(path)!r}", "for an entry of the registry: `vramcalc models show NAME`"
+        )
     if not path.is_dir():
         from vramcalc.sources.config_json import read_config  # noqa: PLC0415 - other sources do without
 

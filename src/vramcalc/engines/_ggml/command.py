@@ -30,11 +30,12 @@ class Words(Struct, frozen=True):
     companions: Companions
     is_encoder: bool = False
     draft: DraftModel | None = None
+    file_name: str = "MODEL.gguf"
 
     def all(self) -> Iterator[str]:
         """Yield the command, word by word."""
         run, load = self.run, self.proposal.workload
-        yield from ("llama-server", "-m", "MODEL.gguf", "-c", str(run.total_context), "-np", str(run.n_slots))
+        yield from ("llama-server", "-m", self.file_name, "-c", str(run.total_context), "-np", str(run.n_slots))
         if run.is_unified:
             yield "--kv-unified"
         if run.step_tokens != DEFAULT_STEP:
