@@ -11,12 +11,14 @@ from vramcalc.reports.matrix import MatrixReport
 from vramcalc.reports.plan import PlanReport
 from vramcalc.reports.schema import ErrorReport, Report
 from vramcalc.reports.solution import SolveReport
+from vramcalc.reports.stack import StackReport
 
 _ANSWERS = (
     Report,
     SolveReport,
     MatrixReport,
     PlanReport,
+    StackReport,
     Catalogue,
     TextbookReport,
     WeightsReport,
