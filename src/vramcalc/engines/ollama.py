@@ -125,6 +125,12 @@ class Ollama(LlamaProcess):
             settings.append("OLLAMA_SCHED_SPREAD=1")
         return ("env", *settings, "ollama", "run", self._model.ollama_tag or self._model.id)
 
+    def admits_beside(self, proposal: Proposal, free_bytes: int) -> bool:
+        """Whether the scheduler loads the model beside others into what is free, instead of evicting them."""
+        load = proposal.workload
+        surcharge = scheduling.surcharge_bytes(load.step_tokens or 0)
+        return scheduling.admits(self._predicted(load) + surcharge, free_bytes)
+
     def readouts(self, proposal: Proposal, ledger: Ledger) -> tuple[Readout, ...]:
         """Return the line of ``ollama ps``."""
         n_layers = len(proposal.placement.layers) + 1
