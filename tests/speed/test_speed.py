@@ -240,7 +240,7 @@ def test_a_class_without_runs_is_assumed_with_a_wide_range() -> None:
 
     assert speed.basis is Basis.ASSUMED
     assert speed.decode.high / speed.decode.low > 2.5
-    assert "no run of vllm on amd cards is known" in speed.notes[0]
+    assert "no run of vllm on amd cdna cards is known" in speed.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,8 @@ def test_a_class_without_runs_is_assumed_with_a_wide_range() -> None:
     [
         ("rtx4090", "nvidia"), ("a100", "nvidia hbm"), ("b200", "nvidia hbm"), ("gb10", "nvidia unified"),
         ("gtx1080ti", "nvidia pascal"), ("m1-max-64gb", "apple m1"), ("m1-ultra-64gb", "apple ultra"),
-        ("m4-max-64gb", "apple"), ("mi300x", "amd"), ("arc-b580", "intel"), ("11GiB", "hypothetical"),
+        ("m4-max-64gb", "apple"), ("mi300x", "amd cdna"), ("rx7900xt", "amd"),
+        ("arc-b580", "intel"), ("11GiB", "hypothetical"),
     ],
 )  # fmt: skip
 def test_classes_of_cards(gpu: str, name: str) -> None:

@@ -47,7 +47,7 @@ _GGML: Mapping[str, CardClass] = {
     "nvidia hbm": CardClass(0.63, 0.5, 95, 23, _HOP_US, 0.82, 1.22, 0.17),
     "nvidia unified": CardClass(0.77, 0.5, 14, 7, _HOP_US, 0.87, 1.14, 1.3),
     "nvidia pascal": CardClass(0.85, 0.5, 149, 23, _HOP_US, 0.71, 1.22, 0.8, (30, 30)),
-    "amd": CardClass(0.84, 0.7, 63, 35, _HOP_US, 0.8, 1.2, 0.38),
+    "amd": CardClass(0.84, 0.7, 63, 35, _HOP_US, 0.75, 1.3, 0.38),
     "intel": CardClass(0.9, 0.5, 300, 35, _HOP_US, 0.6, 1.5, 0.08),
     "apple": CardClass(0.88, 0.5, 107, 56, 0, 0.86, 1.15, 0.62, (24, 13)),
     "apple m1": CardClass(0.9, 0.4, 232, 22, 0, 0.78, 1.27, 0.62, (27, 13)),
@@ -57,7 +57,15 @@ _PAGED: Mapping[str, CardClass] = {
     "nvidia": CardClass(0.9, 0.73, 41, 6, 50, 0.72, 1.3, 0.6),
     "nvidia hbm": CardClass(0.865, 0.4, 139, 90, 50, 0.86, 1.3, 0.6),
 }
-_PAGED_AS = {"nvidia unified": "nvidia", "nvidia pascal": "nvidia", "amd": "nvidia hbm", "intel": "nvidia"}
+# The likest class that runs are known of, where a class has none.
+_LIKE = {
+    "nvidia unified": "nvidia",
+    "nvidia pascal": "nvidia",
+    "amd": "nvidia",
+    "amd cdna": "nvidia hbm",
+    "intel": "nvidia",
+}
+_LIKE_GGML = {"amd cdna": "amd"}
 _FAMILIES = {"llama.cpp": _GGML, "ollama": _GGML, "vllm": _PAGED, "sglang": _PAGED, "tensorrt-llm": _PAGED}
 _BORROWERS = frozenset({"sglang", "tensorrt-llm"})  # vLLM's shares, for want of runs of their own
 _LEAST_HBM_NVLINK = 150  # GB/s: so many links mark the data-centre dies, which carry HBM
@@ -80,19 +88,23 @@ class CardRates(Struct, frozen=True, kw_only=True):
 
 def class_of(gpu: GpuSpec) -> str:
     """Return the class of a card; a new vendor is one of its own, which no engine has rates for."""
+    kind = ""
     match gpu.vendor:
         case "nvidia" if gpu.unified_memory:
-            return "nvidia unified"
+            kind = "unified"
         case "nvidia" if gpu.architecture == "pascal":
-            return "nvidia pascal"
-        case "nvidia":
-            return "nvidia hbm" if (gpu.nvlink_gb_per_s or 0) >= _LEAST_HBM_NVLINK else "nvidia"
+            kind = "pascal"
+        case "nvidia" if (gpu.nvlink_gb_per_s or 0) >= _LEAST_HBM_NVLINK:
+            kind = "hbm"
+        case "amd" if gpu.architecture.startswith("cdna"):
+            kind = "cdna"
         case "apple" if "ultra" in gpu.id:
-            return "apple ultra"
+            kind = "ultra"
         case "apple" if gpu.architecture == "m1":
-            return "apple m1"
-        case vendor:
-            return vendor
+            kind = "m1"
+        case _:
+            pass
+    return f"{gpu.vendor} {kind}".strip()
 
 
 def rates_of(engine: str, weight_format: str, gpu: GpuSpec, n_sequences: int = 1) -> CardRates | None:
@@ -105,7 +117,8 @@ def rates_of(engine: str, weight_format: str, gpu: GpuSpec, n_sequences: int = 1
         return None
     name = class_of(gpu)
     is_seen = name in family and engine not in _BORROWERS
-    found = family.get(name) or family.get(_PAGED_AS.get(name, ""))
+    like = _LIKE_GGML if family is _GGML else _LIKE
+    found = family.get(name) or family.get(like.get(name, ""))
     if found is None:
         return None
     bandwidth = gpu.bandwidth_gb_per_s * 1e9
