@@ -4,10 +4,10 @@ Source: llama.cpp 0c1e570, common/arg.cpp.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from vramcalc.engines._ggml.drafting import DraftModel
 from vramcalc.engines._ggml.run import LOGICAL_BATCH, Run
 from vramcalc.engines.base import Proposal
 from vramcalc.ledger import HOST
@@ -15,6 +15,9 @@ from vramcalc.specs.companions import Companions
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.placement import Placement
 from vramcalc.specs.workload import Workload
+
+if TYPE_CHECKING:
+    from vramcalc.engines._ggml.drafting import DraftModel
 
 DEFAULT_STEP = 512
 _BACKENDS = {"amd": "ROCm", "intel": "SYCL", "apple": "Metal"}
@@ -29,7 +32,7 @@ class Words(Struct, frozen=True):
     devices: Sequence[str]
     companions: Companions
     is_encoder: bool = False
-    draft: DraftModel | None = None
+    draft: "DraftModel | None" = None
     file_name: str = "MODEL.gguf"
 
     def all(self) -> Iterator[str]:

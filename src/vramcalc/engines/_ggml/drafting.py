@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from vramcalc.engines._ggml.billing import Server
 from vramcalc.engines._ggml.layout import Layout, lay_out
 from vramcalc.engines._ggml.meter import Meter, Reading
-from vramcalc.engines._ggml.run import Run
+from vramcalc.engines._ggml.run import LOGICAL_BATCH, Run
 from vramcalc.engines._ggml.settling import DEFAULT_FORMAT
 from vramcalc.engines._ggml.weights import load
 from vramcalc.errors import RefusedError
@@ -21,7 +21,7 @@ from vramcalc.specs.formats import F16
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.model import ModelSpec
 
-MOST_DRAFTED = 3  # tokens per step unless --spec-draft-n-max says otherwise
+_MOST_DRAFTED = 3  # tokens per step unless --spec-draft-n-max says otherwise
 _MOST_VOCABULARY_DIFFERENCE = 128
 
 
@@ -39,6 +39,10 @@ class DraftModel:
     def meter(self) -> Meter:
         """Its measure, apart from the model's."""
         return Meter(self.model, load(self.model, self.weight_format))
+
+    def wanted_rows(self, main: Run) -> int:
+        """Return the rows of logits the model itself gives at once: of what was drafted in each slot and one more."""
+        return min(LOGICAL_BATCH, main.n_slots * (1 + _MOST_DRAFTED))
 
     def run(self, main: Run) -> Run:
         """Return its run beside the model's: one row of logits per slot."""

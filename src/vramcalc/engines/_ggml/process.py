@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from vramcalc.engines._ggml.adapters import adapt
 from vramcalc.engines._ggml.billing import Server, server_lines
-from vramcalc.engines._ggml.drafting import MOST_DRAFTED, DraftModel
 from vramcalc.engines._ggml.fit import MARGIN_BYTES
 from vramcalc.engines._ggml.host_caches import host_cache_lines
 from vramcalc.engines._ggml.layout import Layout
 from vramcalc.engines._ggml.meter import Meter, Reading
 from vramcalc.engines._ggml.placing import to_layout
-from vramcalc.engines._ggml.projector import Projector
-from vramcalc.engines._ggml.run import LOGICAL_BATCH, Run
+from vramcalc.engines._ggml.run import Run
 from vramcalc.engines._ggml.settling import DEFAULT_FORMAT, make_run
 from vramcalc.engines._ggml.tensor import CPU
 from vramcalc.engines._ggml.weights import load
@@ -27,6 +25,10 @@ from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.model import FullAttention, LayerKind, ModelSpec, SlidingAttention
 from vramcalc.specs.workload import Workload
 from vramcalc.units import MIB
+
+if TYPE_CHECKING:
+    from vramcalc.engines._ggml.drafting import DraftModel
+    from vramcalc.engines._ggml.projector import Projector
 
 _STAGING_BYTES = 4 * MIB
 
@@ -57,23 +59,32 @@ class LlamaProcess:
     def _adapted(self) -> Meter | None:
         """The model with its adapters, which the engine loads after its fit."""
         adapters = self._companions.adapters
-        return Meter(self._model, adapt(self._meter.weights, adapters)) if adapters else None
+        if not adapters:
+            return None
+        from vramcalc.engines._ggml.adapters import adapt  # noqa: PLC0415 - start-up
+
+        return Meter(self._model, adapt(self._meter.weights, adapters))
 
     @cached_property
-    def _projector(self) -> Projector | None:
-        storage = self._companions.projector
-        return None if storage is None else Projector(self._model, storage)
+    def _projector(self) -> "Projector | None":
+        if self._companions.projector is None:
+            return None
+        from vramcalc.engines._ggml.projector import Projector  # noqa: PLC0415 - start-up
 
-    def _draft(self, workload: Workload) -> DraftModel | None:
-        draft = self._companions.draft
-        return None if draft is None else DraftModel(draft, workload.draft_gpu_layers)
+        return Projector(self._model, self._companions.projector)
+
+    def _draft(self, workload: Workload) -> "DraftModel | None":
+        if self._companions.draft is None:
+            return None
+        from vramcalc.engines._ggml.drafting import DraftModel  # noqa: PLC0415 - start-up
+
+        return DraftModel(self._companions.draft, workload.draft_gpu_layers)
 
     def _run(self, devices: tuple[str, ...], workload: Workload) -> Run:
         """Return the run's settings; with a draft model each slot answers for what was drafted and one more."""
         run = make_run(self._model, self._gpus(devices), workload)
-        if self._companions.draft is None:
-            return run
-        return replace(run, n_outputs=min(LOGICAL_BATCH, run.n_slots * (1 + MOST_DRAFTED)))
+        draft = self._draft(workload)
+        return run if draft is None else replace(run, n_outputs=draft.wanted_rows(run))
 
     def _loading(self, layout: Layout, workload: Workload, devices: tuple[str, ...]) -> dict[str, int]:
         """Return what loading takes for a while: nothing on GPUs; on the host the file's pages on their way to them.
