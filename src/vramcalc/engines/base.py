@@ -6,6 +6,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from vramcalc.ledger import Component, Ledger
+from vramcalc.specs.companions import Companions
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec
 from vramcalc.specs.placement import Placement
@@ -21,6 +22,7 @@ class Setup(Struct, frozen=True):
     machine: Machine
     weight_format: str | None = None
     version: str | None = None
+    companions: Companions = Companions()
 
 
 class Proposal(Struct, frozen=True):

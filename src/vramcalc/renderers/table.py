@@ -142,10 +142,11 @@ def _list(estimates: list[EstimateReport]) -> Table:
 def _rows(estimate: EstimateReport) -> list[tuple[str, DeviceReport]]:
     """Return the devices to show, equal GPUs as one row; host and disk only where they matter."""
     rows: list[tuple[str, DeviceReport]] = []
+    is_offloaded = estimate.verdict in ("offloads", "streams_from_disk")
     for device in estimate.devices:
         if rows and rows[-1][1].kind == device.kind == "gpu" and _figures(rows[-1][1]) == _figures(device):
             rows[-1] = (f"{rows[-1][0].split('-')[0]}-{device.name.removeprefix('gpu')}", rows[-1][1])
-        elif device.kind == "gpu" or estimate.verdict in ("offloads", "streams_from_disk") or is_short(device):
+        elif device.kind == "gpu" or device.kv_cache_bytes or device.state_bytes or is_short(device) or is_offloaded:
             rows.append((device.name, device))
     return rows
 

@@ -68,6 +68,16 @@ class WorkloadReport(Struct, frozen=True):
     assumed: tuple[str, ...]
     spread: bool = False
     gpu_overhead_bytes: int = 0
+    overrides: tuple[str, ...] = ()
+    tensor_split: tuple[float, ...] | None = None
+    split_mode: str | None = None
+    main_gpu: int | None = None
+    kv_offload: bool = True
+    op_offload: bool = True
+    mmap: bool = True
+    mlock: bool = False
+    repack: bool = True
+    draft_gpu_layers: int | None = None
 
 
 class GpuReport(Struct, frozen=True):

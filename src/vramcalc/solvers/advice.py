@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from vramcalc.errors import RefusedError, UsageError
+from vramcalc.errors import UsageError
 from vramcalc.estimation import Asked, Outcome, estimate_outcome
 from vramcalc.solvers.ladder import (
     PAGED_ENGINES,
@@ -11,6 +11,7 @@ from vramcalc.solvers.ladder import (
     context_change,
     eager_changes,
     format_changes,
+    free_share_changes,
     placement_changes,
     share_changes,
 )
@@ -18,7 +19,11 @@ from vramcalc.solvers.limits import Limits, longest_context
 from vramcalc.units import format_gib
 
 LEAST_USEFUL_CONTEXT = 2048
-_BUT = {"eager": ": no CUDA graphs, slower decoding", "cache": ": a smaller cache, less exact"}
+_BUT = {
+    "free share": " for what else is on the card",
+    "eager": ": no CUDA graphs, slower decoding",
+    "cache": ": a cache of half the size",
+}
 
 
 def find_advice(asked: Asked, outcome: Outcome, limits: Limits) -> tuple[str, ...]:
@@ -31,8 +36,12 @@ def find_advice(asked: Asked, outcome: Outcome, limits: Limits) -> tuple[str, ..
     if 0 < shorter < context:
         flags = " ".join(context_change(asked, outcome, shorter).flags)
         found.append(f"{flags} keeps it on the GPUs with everything else as it is")
-    switches = [*share_changes(asked, outcome), *eager_changes(asked, outcome)]
-    switches += cache_changes(asked, outcome) if asked.engine in PAGED_ENGINES else ()
+    switches = (
+        *free_share_changes(asked, outcome),
+        *share_changes(asked, outcome),
+        *eager_changes(asked, outcome),
+        *(cache_changes(asked, outcome) if asked.engine in PAGED_ENGINES else ()),
+    )
     found += [f"{' '.join(c.flags)} makes room{_BUT.get(c.kind, '')}" for c in switches if _stays(outcome, c)]
     if any(_stays(outcome, change) for change in placement_changes(asked)):
         found.append("leave --gpu-layers and --cpu-moe out: the engine's own placement keeps it on the GPUs")
@@ -47,7 +56,7 @@ def _stays(outcome: Outcome, change: Change) -> bool:
     """Whether a change of settings alone keeps the model on the GPUs of the engine that is bound already."""
     try:
         return estimate_outcome(outcome.engine, change.asked.machine, change.asked.workload).stays_on_gpus
-    except RefusedError:
+    except UsageError:
         return False
 
 

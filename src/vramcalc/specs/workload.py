@@ -24,6 +24,16 @@ class Workload(Struct, frozen=True, kw_only=True):
     swa_full: bool = False
     gpu_layers: int | None = None  # the output head counts as one
     cpu_moe: int | None = None  # experts of the first N layers stay in host memory
+    overrides: tuple[str, ...] = ()  # mlp=host, or a pattern over tensor names: blk\.3\.ffn_.*=gpu1
+    tensor_split: tuple[float, ...] | None = None  # shares of the GPUs
+    split_mode: str | None = None  # layer, row or none
+    main_gpu: int | None = None  # the only one used under split_mode none
+    kv_offload: bool = True  # False: the cache stays in host memory
+    op_offload: bool = True  # False: what host weights take part in runs on the CPU, however large the batch
+    mmap: bool = True  # False: weights of the host are read into memory of the process
+    mlock: bool = False  # weights of the host may not be paged out
+    repack: bool = True  # CPU weights are rearranged into a copy that its kernels read faster
+    draft_gpu_layers: int | None = None
     # Ollama
     spread: bool = False  # over all cards, even where one holds the model
     gpu_overhead_bytes: int = 0  # kept aside on each card when Ollama chooses the context
