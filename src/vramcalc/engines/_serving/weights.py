@@ -27,7 +27,7 @@ class Layout(NamedTuple):
 def stage_weights(
     model: ModelSpec, chosen: ChosenFormat, card: GpuSpec, parallel: Parallel, layout: Layout
 ) -> tuple[RankWeights, ...]:
-    """Return the weights of a rank for each pipeline stage, the rope tables in f32; replicas share no experts."""
+    """Return the weights of a rank for each pipeline stage, the rope tables in f32."""
     rules = WeightRules(
         model=model,
         storage=chosen.storage,
