@@ -14,7 +14,7 @@ from vramcalc.cli.compare import Shown, Sort
 from vramcalc.errors import UsageError
 from vramcalc.specs.workload import Workload
 
-_MODELS = ("qwen3-8b", "gpt-oss-20b", "gemma-3-12b")
+_MODELS = ("qwen3-8b", "gemma-3-12b", "phi-4")
 _GPUS = ("rtx3060", "2xrtx4090")
 
 

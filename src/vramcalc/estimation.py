@@ -1,7 +1,7 @@
 """The one forward walk: propose a placement, write its bill, subtract it from the budget of every device."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
@@ -13,6 +13,9 @@ from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec
 from vramcalc.specs.workload import Workload
 from vramcalc.units import GIB
+
+if TYPE_CHECKING:
+    from vramcalc.speed import Speed
 
 Verdict = Literal["fits", "tight", "offloads", "streams_from_disk", "does_not_fit", "unsupported"]
 
@@ -95,6 +98,34 @@ def estimate_outcome(engine: Engine, machine: Machine, workload: Workload) -> Ou
     capacity = _host_capacity(machine, balances)
     verdict = _verdict(engine, proposal, ledger.on(HOST), balances, capacity)
     return Outcome(engine, proposal, ledger, balances, capacity, verdict)
+
+
+def outcome_speed(outcome: Outcome, model: ModelSpec, machine: Machine) -> tuple["Speed | None", tuple[str, ...]]:
+    """Return the speed of an answered estimate, or None and a note why it cannot be told.
+
+    It is told of what does not fit too: as fast as the machine would be with more memory.
+    """
+    from vramcalc.speed import Run, predict_speed  # noqa: PLC0415 - searches walk without it
+
+    engine = outcome.engine
+    run = Run(
+        engine=engine.name,
+        weight_format=engine.weight_format,
+        model=model,
+        machine=machine,
+        proposal=outcome.proposal,
+        disk_share=_disk_share(outcome),
+    )
+    return predict_speed(run)
+
+
+def _disk_share(outcome: Outcome) -> float:
+    """Return the part of the weights in host memory that does not stay there."""
+    if outcome.verdict != "streams_from_disk":
+        return 0.0
+    host = outcome.ledger.on(HOST)
+    overflow = host.n_bytes - max(0, (outcome.host_capacity_bytes or 0) - HOST_RESERVE_BYTES)
+    return min(1.0, overflow / max(1, host.of_component(Component.WEIGHTS).n_bytes))
 
 
 def _host_capacity(machine: Machine, balances: Mapping[str, Balance]) -> int | None:

@@ -22,6 +22,7 @@ from vramcalc.cli import app
 from vramcalc.cli.commands import SUMMARIES, build_command
 from vramcalc.cli.options import SECTIONS, RequestOptions
 
+SPILLED = ("speed", "-m", "deepseek-r1-8b", "-g", "rtx3060", "-e", "ollama", "--gpu-layers", "28")
 MAIN_JOB = ("estimate", "--model", "deepseek-r1-8b", "--gpu", "rtx3060")
 
 
@@ -352,7 +353,7 @@ def test_a_pinned_version_takes_the_nearest_earlier_rules(engine: str, version: 
     (estimate,) = estimates("-m", "qwen3-8b", "-g", "rtx4090", "-c", "4k", "-e", engine)
 
     assert estimate["engine"]["version"] == version
-    assert any("nearest earlier" in note for note in estimate["notes"]) == said
+    assert any("nearest set" in note for note in estimate["notes"]) == said
 
 
 def test_version() -> None:
@@ -433,3 +434,35 @@ def test_the_python_interface() -> None:
     assert vramcalc.load_gpu("rtx3060").n_sms == 28
     with pytest.raises(AttributeError):
         _ = vramcalc.nothing
+
+
+# ---- speed
+
+
+def test_explain_speed_puts_the_numbers_in(snapshot: SnapshotAssertion) -> None:
+    assert run("explain", *SPILLED).stdout == snapshot
+
+
+def test_explain_says_why_there_is_no_speed() -> None:
+    result = run("explain", "speed", "-m", "deepseek-r1-8b", "-g", "11GiB", "-e", "ollama")
+
+    assert result.exit_code == 0
+    assert "no speed is told: the bandwidth of" in result.stdout
+
+
+def test_stated_host_memory_changes_the_speed() -> None:
+    asked = ("-m", "deepseek-r1-8b", "-g", "rtx3060", "-e", "ollama", "--gpu-layers", "20")
+    usual, fast = (estimates(*asked, *more)[0]["speed"] for more in ((), ("--ram-bandwidth", "102.4GB/s")))
+
+    assert fast["decode_tokens_per_s"]["best"] > usual["decode_tokens_per_s"]["best"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--ram-bandwidth", "fast"), ("--ram-bandwidth", "0GB/s"), ("--depth", "0"), ("--depth", "x")]
+)
+def test_what_speed_cannot_take_exits_2(arguments: tuple[str, ...]) -> None:
+    result = run(*MAIN_JOB, *arguments)
+
+    assert result.exit_code == 2
+    assert arguments[0] in result.stderr
+    assert result.stdout == ""

@@ -96,7 +96,7 @@ def test_the_command_says_what_was_chosen(
             {"tensor_parallel": 3},
             None,
             "TP 3 does not divide Llama 3.2 3B: 8 KV heads",
-            "try a smaller --tp, or --pp",
+            "--tp 2 or --pp 3",
             id="24 heads over 3, but 8 KV heads",
         ),
         pytest.param(
@@ -105,7 +105,7 @@ def test_the_command_says_what_was_chosen(
             {"tensor_parallel": 5},
             None,
             "TP 5 does not divide Llama 2 13B: feed-forward width 13824",
-            "try a smaller --tp, or --pp",
+            "--tp 4 or --pp 5",
             id="40 heads over 5, but 13824 columns",
         ),
     ],

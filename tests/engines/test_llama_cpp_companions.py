@@ -231,3 +231,33 @@ def test_companions_from_words_to_lines() -> None:
     assert "draft model Llama 3.2 1B" in reasons
     assert "LoRA adapters" in reasons
     assert {"--lora", "--model-draft", "-ngld"} <= set(estimate.launch)
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_the_peak_while_loading(mmap: bool) -> None:  # mapped pages on their way to the GPU, or buffers
+    load = Workload(n_context=4096, mmap=mmap)
+    estimate = answer(Request(model="llama-3.1-8b", gpus=("24GiB",), engines=("llama.cpp",), workload=load)).estimates[
+        0
+    ]
+    gpu, host = estimate.devices
+
+    assert gpu.peak_bytes == gpu.need_bytes
+    assert host.peak_bytes is not None
+    through = host.peak_bytes - host.need_bytes
+    assert through == (gpu.weights_bytes if mmap else 4 * MIB)
+
+
+@pytest.mark.parametrize("build", ["b2833", "2833"])
+def test_older_builds_answer_for_plain_decoders(build: str) -> None:
+    bound = bind(Setup(MODELS["Llama-3.1-8B"], Machine(gpus=(hypothetical(24 * GIB),)), "q4_k_m", build))
+    _, ledger = settled(bound, n_context=8192, n_slots=1, flash_attention=False)
+    buffer = ledger.on("gpu0").of_component(Component.COMPUTE_BUFFER)
+
+    assert buffer.low_bytes <= 560 * MIB <= buffer.high_bytes  # b2833 on an RTX 3090, a public log
+    assert {line.basis for line in buffer.lines} == {Basis.FITTED}
+
+
+@pytest.mark.parametrize("name", ["Gemma-3-4b", "DeepSeek-V3", "Mamba2-2.7B"])
+def test_older_builds_are_refused_where_they_cached_otherwise(name: str) -> None:
+    with pytest.raises(RefusedError, match="older builds kept other caches"):
+        bind(Setup(MODELS[name], Machine(gpus=(hypothetical(24 * GIB),)), "q4_k_m", "b5000"))

@@ -624,6 +624,27 @@ def test_refusals_say_why_and_what_would_do(
     assert caught.value.hint
 
 
+def test_the_next_smaller_size_that_divides_is_offered() -> None:
+    with pytest.raises(RefusedError) as caught:
+        engine("Qwen2.5-7B", n=8).propose(Workload(tensor_parallel=8))
+
+    assert caught.value.hint == "--tp 4 or --pp 8"
+
+
+@pytest.mark.parametrize(("gpu", "is_said"), [("rtx3090", True), ("rtx4090", False)])
+def test_formats_the_card_only_stores_are_named(gpu: str, is_said: bool) -> None:
+    notes = engine("Llama-3.1-8B", gpu, fmt="fp8").propose(Workload(n_context=1024)).notes
+
+    assert any("weight-only here" in note for note in notes) is is_said
+
+
+def test_a_release_is_named_where_the_engine_does_not_quantise() -> None:
+    notes = {fmt: engine("Llama-3.1-8B", fmt=fmt).propose(Workload()).notes for fmt in ("awq-4bit", "fp8")}
+
+    assert any("does not quantise to awq-4bit" in note for note in notes["awq-4bit"])
+    assert not any("does not quantise" in note for note in notes["fp8"])
+
+
 def test_versions_before_the_first_are_refused() -> None:
     with pytest.raises(RefusedError, match=r"0\.6\.3"):
         engine("Llama-3.1-8B", version="0.6.3")

@@ -17,10 +17,11 @@ from vramcalc.errors import AppError, BadInputError, ExitCode, UnavailableError
 from vramcalc.formulas.inventory import n_active_parameters, n_mtp_parameters, n_parameters, parameters_by_role
 from vramcalc.formulas.weights import stored_tensors
 from vramcalc.ledger import Basis
+from vramcalc.sources._config_formats import METHODS
 from vramcalc.sources._config_keys import HARMLESS
 from vramcalc.sources.config_json import read_config
 from vramcalc.sources.registry import model_registry
-from vramcalc.specs.model import ModelSpec
+from vramcalc.specs.model import FullAttention, ModelSpec
 
 CONFIGS = Path(__file__).parent / "configs"
 ALL = sorted(path.stem for path in CONFIGS.glob("*.json") if "hf_quant" not in path.name)
@@ -297,6 +298,15 @@ def test_single_layers_are_left_out_and_others_quantised_otherwise(tmp_path: Pat
         ("deepseek-ai__DeepSeek-V4-Flash", {"compress_ratios": [8] * 44}, "compress_ratios"),
         ("nvidia__Nemotron-H-56B-Base-8K", {"hybrid_override_pattern": "MX" * 59}, "X"),
         ("deepseek-ai__DeepSeek-V3", {"attention_bias": True}, "attention_bias"),
+        ("Qwen__Qwen3-8B", {"add_cross_attention": True}, "add_cross_attention"),
+        ("Qwen__Qwen3-8B", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
+        ("Qwen__Qwen3-8B", {"architectures": ["Qwen3ForSequenceClassification"]}, "architectures"),
+        ("MiniMaxAI__MiniMax-M2.5", {"qk_norm_type": "per_head"}, "qk_norm_type"),
+        ("nvidia__Nemotron-H-56B-Base-8K", {"attention_head_dim": "wide"}, "attention_head_dim"),
+        ("built/falcon", {"alibi": True}, "alibi"),
+        ("built/bert", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ("built/gemma3n_text", {"intermediate_size": [1024] * 9 + [2048]}, "intermediate_size"),
+        ("built/falcon_h1", {"mamba_d_ssm": 3}, "mamba_d_ssm"),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(tmp_path: Path, name: str, change: dict[str, object], named: str) -> None:
@@ -368,7 +378,60 @@ def test_widths_of_gemma_4_that_reuses_caches(tmp_path: Path) -> None:
     assert n_parameters(reusing) - n_parameters(plain) == 10 * 3 * 2112 * 2816 + per_layer - caches
 
 
+def test_a_head_dim_that_is_stated_goes_before_the_class(tmp_path: Path) -> None:
+    wide = read_config(write(tmp_path / "m", raw("nvidia__Nemotron-H-56B-Base-8K") | {"attention_head_dim": 256}))
+
+    assert {k.attention.head_dim for k in wide.layers.kinds.values() if isinstance(k.attention, FullAttention)} == {256}
+
+
 KEYS = st.from_regex(r"[a-z_]{3,20}", fullmatch=True).filter(lambda key: key not in HARMLESS)
+
+NESTED = [name for name in ALL if {"text_config", "vision_config"} & raw(name).keys()]
+
+
+@given(name=st.sampled_from(NESTED), section=st.sampled_from(("text_config", "vision_config")), data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+def test_every_unknown_key_of_a_section_is_named(tmp_path: Path, name: str, section: str, data: st.DataObject) -> None:
+    config = raw(name)
+    key = data.draw(KEYS) + "_ghost"
+    if section in config:
+        config[section][key] = data.draw(st.sampled_from((1, [2], "x", True)))
+        with pytest.raises(BadInputError, match=key):
+            read_config(write(tmp_path / "m", config))
+
+
+WITH_TYPES = [name for name in ALL if "layer_types" in (raw(name).get("text_config") or raw(name))]
+
+
+@given(name=st.sampled_from(WITH_TYPES), where=st.integers(0, 200), kind=st.text("abcdefghij_", min_size=4, max_size=9))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+def test_every_unknown_layer_type_is_named(tmp_path: Path, name: str, where: int, kind: str) -> None:
+    config = raw(name)
+    types = config.get("text_config", config)["layer_types"]
+    types[where % len(types)] = kind
+
+    with pytest.raises(BadInputError, match=kind):
+        read_config(write(tmp_path / "m", config))
+
+
+@given(method=st.text("abcdefghijklmnop-", min_size=3, max_size=12).filter(lambda text: text not in METHODS))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+def test_every_unknown_method_is_named(tmp_path: Path, method: str) -> None:
+    config = raw("Qwen__Qwen3-8B") | {"quantization_config": {"quant_method": method, "bits": 4, "group_size": 128}}
+
+    with pytest.raises(BadInputError, match=method):
+        read_config(write(tmp_path / "m", config))
+
+
+@given(
+    patterns=st.lists(st.text("abm.*()[]+|\\\\dlayers0123", max_size=40), max_size=4),
+    key=st.sampled_from(("modules_to_not_convert", "ignore")),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=1000, max_examples=50)
+def test_lists_of_junk_are_read_or_refused_in_time(tmp_path: Path, patterns: list[str], key: str) -> None:
+    section = {"quant_method": "fp8", key: [*patterns, *(f"re:{pattern}" for pattern in patterns)]}
+    with contextlib.suppress(AppError):
+        read_config(write(tmp_path / "m", raw("Qwen__Qwen3-0.6B") | {"quantization_config": section}))
 
 
 @given(name=st.sampled_from(("Qwen__Qwen3-8B", "deepseek-ai__DeepSeek-V3.2", "openai__gpt-oss-20b")), key=KEYS)
@@ -382,7 +445,7 @@ JUNK = st.one_of(st.none(), st.booleans(), st.integers(-2, 1 << 50), st.floats()
 
 
 @given(name=st.sampled_from(ALL), data=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 def test_junk_is_read_or_refused_but_never_a_crash(tmp_path: Path, name: str, data: st.DataObject) -> None:
     config = raw(name)
     section = config["text_config"] if data.draw(st.booleans()) and "text_config" in config else config

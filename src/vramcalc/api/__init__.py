@@ -52,6 +52,7 @@ class Request(Struct, frozen=True, kw_only=True):
     quants: Sequence[str | None] = (None,)
     nodes: int = 1
     ram: str | None = None
+    ram_bandwidth: str | None = None
     reserve: str | None = None
     os: OperatingSystem = "linux"
     kv_type: str | None = None
@@ -276,7 +277,10 @@ def validate(engine: str | None = None, folder: Path | None = None) -> "Validati
                 specs[run.model] = models.resolve(run.model)
             if run.machine not in machines:
                 machines[run.machine] = Machine(gpus=resolve_cards(run.machine, cards).gpus)
-            comparisons += compare(run, specs[run.model], machines[run.machine])
+            machine = machines[run.machine]
+            if run.host_bandwidth_bytes_per_s is not None:
+                machine = replace(machine, host_bandwidth_bytes_per_s=run.host_bandwidth_bytes_per_s)
+            comparisons += compare(run, specs[run.model], machine)
         except UsageError as error:
             raise BadInputError(f"measured run {run.id}: {error}", error.hint) from error
     return freeze_accuracy(comparisons, read_table(folder or PACKAGED), name)
@@ -348,6 +352,7 @@ def machine_of(request: Request, gpus: tuple[GpuSpec, ...], found: Cards | None 
         os=_system((found and found.os) or request.os, gpus),
         reserve_bytes=max(used, default=0) if request.reserve is None else _bytes("--reserve", request.reserve),
         reserves=used,
+        host_bandwidth_bytes_per_s=_bandwidth(request.ram_bandwidth),
     )
 
 
@@ -371,7 +376,7 @@ def freeze_estimate(asked: Asked, notes: Sequence[str]) -> EstimateReport:
     except RefusedError as refusal:
         return freeze_refusal(asked, asked.version or "", str(refusal), refusal.hint, known)
     if asked.version is not None and not _is_release_of(asked.version, engine.version):
-        used = f"the rules of {engine.version} are used, the nearest earlier set known"
+        used = f"the rules of {engine.version} are used, the nearest set known"
         known = (*known, f"{asked.engine} {asked.version}: {used}")
     limits = find_limits(asked, outcome)
     advice = find_advice(asked, outcome, limits)
@@ -395,6 +400,7 @@ def checked_workload(request: Request) -> Workload:
         "--parallel": w.n_sequences,
         "--slots": w.n_slots,
         "--step-tokens": w.step_tokens,
+        "--depth": w.depth_tokens,
         "--max-num-seqs": w.max_num_seqs,
         "--tp": w.tensor_parallel,
         "--pp": w.pipeline_parallel,
@@ -453,6 +459,16 @@ def _bytes(option: str, text: str) -> int:
         return parse_bytes(text)
     except ValueError as error:
         raise UsageError(f"{option}: {error}", "GB is 10^9 bytes and GiB 2^30") from error
+
+
+def _bandwidth(text: str | None) -> int | None:
+    """Return the bytes per second of ``60GB/s``."""
+    if text is None:
+        return None
+    found = _bytes("--ram-bandwidth", text.strip().removesuffix("/s"))
+    if found < 1:
+        raise UsageError(f"--ram-bandwidth is {text}, which never reads anything", "give e.g. 60GB/s")
+    return found
 
 
 def _system(asked: OperatingSystem, gpus: Sequence[GpuSpec]) -> OperatingSystem:

@@ -13,6 +13,7 @@ SUMMARIES = {
     "solve": "Find the one unknown that still fits, and what stops it there.",
     "plan": "List the ways to make it fit, cheapest first, and tell whether Ollama or vLLM suits the machine.",
     "compare": "Set models, GPUs, engines, formats and contexts side by side.",
+    "stack": "Tell whether several services run together on one machine, and what a RAG prompt may hold.",
     "explain": "Print each formula with its symbols, the numbers put in, and the source.",
     "inspect": "Print what a file of weights holds, by role and type, and what is odd about it.",
     "detect": "Print this machine's GPUs and memory, as `--gpu local --ram local` take them.",

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # The sections of a command's help, by the names of the parameters; a command's own options come last.
 SECTIONS = {
-    "What and where": ("model", "gpu", "nodes", "ram", "reserve", "os", "engine", "quant", "registry"),
-    "The load": ("context", "parallel", "step_tokens", "kv_type", "flash_attention"),
+    "What and where": ("model", "gpu", "nodes", "ram", "ram_bandwidth", "reserve", "os", "engine", "quant", "registry"),
+    "The load": ("context", "depth", "parallel", "step_tokens", "kv_type", "flash_attention"),
     "Loaded beside the model": ("mmproj", "draft", "draft_quant", "draft_gpu_layers", "lora"),
     "llama.cpp and Ollama": ("slots", "gpu_layers", "env"),
     "llama.cpp": (
@@ -82,6 +82,9 @@ class RequestOptions:
     ] = ()  # type: ignore[assignment]
     nodes: Annotated[int, Option(help="Machines of that kind.")] = 1
     ram: Annotated[str | None, Option(help="Host memory of one machine: 64GB, local.")] = None
+    ram_bandwidth: Annotated[
+        str | None, Option(help="What host memory reads in a second, e.g. 60GB/s; for the speed of offloaded layers.")
+    ] = None
     engine: Annotated[
         list[str],
         Option("--engine", "-e", help="ollama, llama.cpp, vllm, sglang, tensorrt-llm; vllm@0.19 pins a version."),
@@ -92,6 +95,9 @@ class RequestOptions:
     context: Annotated[
         str | None, Option("--context", "-c", "--max-model-len", help="Tokens of one sequence: 8192, 8k; vLLM: auto.")
     ] = None
+    depth: Annotated[str | None, Option(help="Tokens of a sequence in the cache where speed is told; default 512.")] = (
+        None
+    )
     parallel: Annotated[
         int | None, Option("--parallel", "-n", "--users", help="Sequences that must fit at once, each at full context.")
     ] = None
@@ -171,6 +177,7 @@ class RequestOptions:
             quants=self.quant or (None,),
             nodes=self.nodes,
             ram=self.ram,
+            ram_bandwidth=self.ram_bandwidth,
             reserve=self.reserve,
             os=self.os.value,
             kv_type=self.kv_type,
@@ -186,6 +193,7 @@ class RequestOptions:
                 n_sequences=self.parallel,
                 n_slots=self.slots,
                 step_tokens=_count("--step-tokens", self.step_tokens),
+                depth_tokens=_count("--depth", self.depth),
                 memory_share=_share(self.memory_share),
                 max_num_seqs=self.max_num_seqs,
                 tensor_parallel=self.tp,

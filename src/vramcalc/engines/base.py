@@ -31,6 +31,7 @@ class Proposal(Struct, frozen=True):
     workload: Workload
     placement: Placement
     notes: tuple[str, ...] = ()
+    loading: Mapping[str, int] | None = None  # bytes by device that are held beside its bill until all is loaded
 
 
 class Budget(Struct, frozen=True):

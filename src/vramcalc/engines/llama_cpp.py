@@ -24,9 +24,11 @@ from vramcalc.engines._ggml.settling import (
     uses_flash_attention,
 )
 from vramcalc.engines._ggml.support import HANDLES, check_graph, refuse_unknown
+from vramcalc.engines._ggml.tensor import CPU
 from vramcalc.engines.base import Proposal, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.specs.gpu import GpuSpec
+from vramcalc.specs.model import FullAttention, ModelSpec
 from vramcalc.specs.workload import Workload
 from vramcalc.units import MIB
 
@@ -37,6 +39,7 @@ VERSIONS = ("b10488",)
 COMPANIONS = frozenset({"--draft", "--mmproj", "--lora"})
 
 _DEFAULT_SLOTS = 4
+_MOST_ASIDE = 2  # GPUs up to which another fit costs little
 _BUILD = re.compile(r"b?(\d+)")
 _ELSEWHERE = re.compile(r"[a-z]{2,}:")  # a hub, a registry, a web address
 _FIRST_BUILD = 10488
@@ -45,20 +48,27 @@ _FIRST_BUILD = 10488
 def bind(setup: Setup) -> "LlamaCpp":
     """Return the engine bound to ``setup``. Raises ``RefusedError`` for a format or build it has no rules for."""
     refuse_unknown(setup.model, NAME)
-    return LlamaCpp(setup, _rules_for(setup.version), choose_format(setup, NAME))
+    build = _build(setup.version)
+    if build < _FIRST_BUILD and not _caches_as_ever(setup.model):
+        raise RefusedError(
+            f"no rules are known for llama.cpp {setup.version}: older builds kept other caches for {setup.model.name}",
+            f"the oldest known build is {VERSIONS[0]}: leave it out",
+        )
+    return LlamaCpp(setup, VERSIONS[-1], choose_format(setup, NAME), is_older=build < _FIRST_BUILD)
 
 
-def _rules_for(version: str | None) -> str:
+def _build(version: str | None) -> int:
     if version is None:
-        return VERSIONS[-1]
+        return _FIRST_BUILD
     match = _BUILD.fullmatch(version.strip().lower())
     if match is None:
         raise RefusedError(f"{version!r} is not a build of llama.cpp", f"write e.g. llama.cpp@{VERSIONS[-1]}")
-    if int(match[1]) < _FIRST_BUILD:
-        raise RefusedError(
-            f"no rules are known for llama.cpp {version}", f"the oldest known build is {VERSIONS[0]}: leave it out"
-        )
-    return VERSIONS[-1]
+    return int(match[1])
+
+
+def _caches_as_ever(model: ModelSpec) -> bool:
+    """Return whether builds of all ages keep the same cache: rows of full attention for every token."""
+    return all(isinstance(kind.attention, FullAttention) and kind.mixer is None for kind in model.layers.kinds.values())
 
 
 class LlamaCpp(LlamaProcess):
@@ -89,14 +99,12 @@ class LlamaCpp(LlamaProcess):
         notes = (
             *self._format_notes(),
             *cache_notes(fitted.run, gpus, self._model),
-            *self._context_notes(workload, fitted.run),
+            *self._context_notes(workload, settled, fitted.run, devices),
             *placement_notes(fitted.layout, devices, by_fit=is_by_fit, is_moe=self._model.is_moe),
-            *(
-                f"{left // MIB} MiB stay free on {device}, less than the engine's margin of 1024 MiB"
-                for device, left in short.items()
-            ),
+            *(_margin_note(device, left) for device, left in short.items()),
         )
-        return Proposal(settled, to_placement(fitted.layout, devices), notes)
+        loading = self._loading(fitted.layout, settled, devices)
+        return Proposal(settled, to_placement(fitted.layout, devices), notes, loading)
 
     def command(self, proposal: Proposal) -> tuple[str, ...]:
         """Return the llama-server command that realises the proposal."""
@@ -154,6 +162,18 @@ class LlamaCpp(LlamaProcess):
     def _devices(self, proposal: Proposal) -> tuple[str, ...]:
         return self._opened(proposal.workload)
 
+    def _instead(self, settled: Workload, run: Run, devices: tuple[str, ...]) -> str:
+        """Return what asking for the trained context would have given: layers move then, and tokens stay."""
+        if len(devices) > _MOST_ASIDE:
+            return ""
+        longest = run.with_context(self._model.context * run.n_streams)
+        layout = self._fit(settled, longest, devices, is_context_free=False).layout
+        kept = f"{layout.gpu_layers} of {self._model.layers.n_layers + 1} layers on GPUs"
+        if layout.elsewhere:
+            n_away = sum(any(home == CPU for _, home in away) for _, away in layout.elsewhere)
+            kept += f", {n_away} of them without experts" if self._model.is_moe else f", {n_away} of them in part"
+        return f"; --context 0 keeps all {self._model.context} tokens, with {kept}"
+
     def _opened(self, workload: Workload) -> tuple[str, ...]:
         """Return the GPUs the process opens: one alone where the model is not to be split."""
         devices = self._machine.device_names()
@@ -179,11 +199,20 @@ class LlamaCpp(LlamaProcess):
             for number, device in enumerate(devices)
         }
 
-    def _context_notes(self, workload: Workload, run: Run) -> Iterator[str]:
+    def _context_notes(
+        self, workload: Workload, settled: Workload, run: Run, devices: tuple[str, ...]
+    ) -> Iterator[str]:
         per_stream = run.total_context // run.n_streams
         if workload.n_context is None and per_stream < self._model.context:
             shared = f", shared by {run.n_slots} slots" if run.is_unified and run.n_slots > 1 else ""
             cut = f"no context was asked for, so the engine's fit cut it to {per_stream} tokens{shared}"
-            yield f"{cut} before moving a layer" if per_stream == LEAST_CONTEXT else cut
+            is_least = per_stream == LEAST_CONTEXT
+            yield f"{cut} before moving a layer{self._instead(settled, run, devices)}" if is_least else cut
         if run.is_unified and (workload.n_sequences or 1) > 1:
             yield f"a unified cache is one pool: {workload.n_sequences} sequences share {per_stream} tokens"
+
+
+def _margin_note(device: str, left: int) -> str:
+    if left < 0:
+        return f"the engine's fit calls it a success, yet projects {-left // MIB} MiB more than {device} has free"
+    return f"{left // MIB} MiB stay free on {device}, less than the engine's margin of 1024 MiB"

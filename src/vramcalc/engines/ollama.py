@@ -109,7 +109,7 @@ class Ollama(LlamaProcess):
         placement = to_placement(fitted.layout, devices)
         if placement.offloads and not self.maps_weights:
             notes = (*notes, _UNMAPPED)
-        return Proposal(settled, placement, notes)
+        return Proposal(settled, placement, notes, self._loading(fitted.layout, settled, devices))
 
     def command(self, proposal: Proposal) -> tuple[str, ...]:
         """Return the ``ollama run`` that realises the proposal, with what Ollama reads from the environment."""
@@ -124,6 +124,12 @@ class Ollama(LlamaProcess):
         if load.spread:
             settings.append("OLLAMA_SCHED_SPREAD=1")
         return ("env", *settings, "ollama", "run", self._model.ollama_tag or self._model.id)
+
+    def admits_beside(self, proposal: Proposal, free_bytes: int) -> bool:
+        """Whether the scheduler loads the model beside others into what is free, instead of evicting them."""
+        load = proposal.workload
+        surcharge = scheduling.surcharge_bytes(load.step_tokens or 0)
+        return scheduling.admits(self._predicted(load) + surcharge, free_bytes)
 
     def readouts(self, proposal: Proposal, ledger: Ledger) -> tuple[Readout, ...]:
         """Return the line of ``ollama ps``."""

@@ -11,6 +11,7 @@ from functools import cached_property
 from msgspec.structs import replace
 
 from vramcalc.engines._vllm import billing
+from vramcalc.engines._vllm.buffers import step_buffers
 from vramcalc.engines._vllm.command import serve_command
 from vramcalc.engines._vllm.coverage import HANDLES, is_unmeasured, refuse_stages, refuse_uncovered
 from vramcalc.engines._vllm.fitted import StepShape
@@ -28,7 +29,7 @@ from vramcalc.engines._vllm.rules import (
     graph_sizes,
     rules_for,
 )
-from vramcalc.engines._vllm.weights import RankWeights, WeightRules, step_buffers
+from vramcalc.engines._vllm.weights import RankWeights, WeightRules
 from vramcalc.engines.base import Budget, Pool, Proposal, Readout, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
@@ -45,7 +46,6 @@ VERSIONS = tuple(rules.version for rules in RULE_SETS)
 
 _VENDORS = frozenset({"nvidia", "amd", "hypothetical"})
 _HOPPER = 9
-_LAST_PADDED_WIDE = "0.22"  # up to here the Triton kernel of mxfp4 rounded experts up to 256
 
 
 def bind(setup: Setup) -> "Vllm":
@@ -208,15 +208,15 @@ class Vllm:
         found = self._weights.get(parallel)
         if found is None:
             triton = capability(self._card)[0] == _HOPPER
-            wide = VERSIONS.index(self.version) <= VERSIONS.index(_LAST_PADDED_WIDE)
             rules = WeightRules(
                 model=self._model,
                 storage=self._chosen.storage,
                 dtype=self._chosen.dtype,
                 card=capability(self._card),
-                expert_multiple=(256 if wide else 64) if triton else 128,
+                expert_multiple=self._rules.expert_multiple if triton else 128,
                 hidden_multiple=1 if triton else 256,
                 copies_latent=self._rules.copies_latent,
+                pads_scales=self._rules.pads_scales,
             )
             found = rules.stages(
                 parallel.tensor,

@@ -66,7 +66,9 @@ def _draw(page: grid.Page, plan: LadderReport) -> None:
     if plan.fits:
         page.sentences([("as it is", "nothing needs to change"), ("runs as", shlex.join(estimate.launch))])
     elif plan.one_change is not None:
-        page.heading(f"This one change fits: {shlex.join(plan.one_change) or 'leave --gpu-layers and --cpu-moe out'}")
+        several = len([word for word in plan.one_change if word.startswith("--")]) > 1
+        lead = "These changes together fit" if several else "This one change fits"
+        page.heading(f"{lead}: {shlex.join(plan.one_change) or _UNCHANGED['placement']}")
     elif plan.rungs:
         page.heading("Nothing light on this machine keeps it on the GPUs. What runs, and what would:")
     else:

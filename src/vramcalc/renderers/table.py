@@ -22,6 +22,7 @@ from vramcalc.renderers.words import (
     memory_sentence,
     range_sentence,
     readouts_sentence,
+    speed_sentence,
     subject,
     verdict_sentence,
 )
@@ -218,6 +219,8 @@ def _said_of(estimate: EstimateReport, *, alone: bool) -> Iterator[tuple[str, st
     shown = readouts_sentence(estimate)
     if shown and estimate.verdict != "does_not_fit":
         yield "", shown
+    if speed_sentence(estimate):
+        yield "", speed_sentence(estimate)
     for index, line in enumerate(estimate.engine_log if alone else ()):
         yield "" if index else "it prints", line
     for advice in estimate.advice:

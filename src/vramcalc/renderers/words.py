@@ -12,6 +12,7 @@ ENGINE_TITLES = {
     "sglang": "SGLang",
     "tensorrt-llm": "TensorRT-LLM",
 }
+_SLOW = 10  # tokens a second below which a decimal tells something
 VERDICT_WORDS = {
     "fits": "fits",
     "tight": "tight",
@@ -122,6 +123,26 @@ def limits_sentence(estimate: EstimateReport) -> str:
     if limits.kv_cache_tokens:
         text += f"; KV pool {limits.kv_cache_tokens:,} tokens"
     return text
+
+
+def speed_sentence(estimate: EstimateReport) -> str:
+    """Return how fast it answers, with the range; nothing where it does not run or nobody knows."""
+    speed = estimate.speed
+    if speed is None or estimate.verdict == "does_not_fit":
+        return ""
+    rate = speed.decode_tokens_per_s
+    said = f"{_per_s(rate.best)} tokens/s ({_per_s(rate.low)} to {_per_s(rate.high)}) at {speed.at_context:,} tokens"
+    if speed.n_sequences > 1:
+        said += f" to each of {speed.n_sequences}, {_per_s(speed.decode_total_tokens_per_s.best)} in all"
+    if speed.decode_tokens_per_s_filled is not None:
+        said += f", {_per_s(speed.decode_tokens_per_s_filled.best)} with the context full"
+    first = speed.time_to_first_token_s.best
+    prompt = f"a prompt at {_per_s(speed.prefill_tokens_per_s.best)} tokens/s"
+    return f"{said}; {prompt}, first token after {first:.2g} s"
+
+
+def _per_s(rate: float) -> str:
+    return f"{rate:.1f}" if rate < _SLOW else f"{rate:,.0f}"
 
 
 def range_sentence(estimate: EstimateReport) -> str:

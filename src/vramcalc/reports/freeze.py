@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import fields
 
 from vramcalc.engines.base import Pool
-from vramcalc.estimation import HOST_RESERVE_BYTES, Asked, Outcome
+from vramcalc.estimation import HOST_RESERVE_BYTES, Asked, Outcome, outcome_speed
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.formulas.inventory import n_active_parameters, n_parameters
 from vramcalc.ledger import DISK, HOST, Component, Ledger, Line
@@ -25,6 +25,7 @@ from vramcalc.reports.schema import (
     RefusalReport,
     WorkloadReport,
 )
+from vramcalc.reports.speeds import freeze_speed
 from vramcalc.solvers.limits import Limits
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec, MoeMlp
@@ -62,6 +63,7 @@ def freeze_outcome(
 ) -> EstimateReport:
     """Return the report of an answered estimate."""
     workload = outcome.proposal.workload
+    speed, speed_notes = outcome_speed(outcome, asked.model, asked.machine)
     gpu_lines = [line for line in outcome.ledger.lines if line.device in outcome.balances]
     pool = outcome.engine.pool(outcome.proposal, outcome.ledger)
     return EstimateReport(
@@ -77,12 +79,12 @@ def freeze_outcome(
         totals=ComponentBytes(**_component_bytes(gpu_lines)),
         placement=_placement(asked.model, outcome.proposal.placement),
         limits=_limits(limits, pool),
-        speed=None,
+        speed=None if speed is None else freeze_speed(speed),
         lines=tuple(_line(line) for line in outcome.ledger.lines),
         launch=outcome.engine.command(outcome.proposal),
         engine_log=pool.log if pool else (),
         advice=tuple(advice),
-        notes=(*notes, *outcome.proposal.notes),
+        notes=(*notes, *outcome.proposal.notes, *(speed_notes if speed is None else speed.notes)),
         readouts=_readouts(asked.machine, outcome),
     )
 
@@ -199,6 +201,7 @@ def _devices(machine: Machine, outcome: Outcome) -> tuple[DeviceReport, ...]:
             budget_bytes=balance.budget.budget_bytes,
             budget_why=balance.budget.why,
             headroom_bytes=balance.headroom_bytes,
+            peak_bytes=_peak(outcome, device),
             **_component_bytes(outcome.ledger.on(device).lines),
         )
         for device, balance in outcome.balances.items()
@@ -217,12 +220,19 @@ def _devices(machine: Machine, outcome: Outcome) -> tuple[DeviceReport, ...]:
                 budget_bytes=budget,
                 budget_why="host memory was not stated and is not checked" if budget is None else why,
                 headroom_bytes=None if budget is None else budget - host.n_bytes,
+                peak_bytes=_peak(outcome, HOST),
                 **_component_bytes(host.lines),
             )
         )
     if outcome.verdict == "streams_from_disk":
         found.append(_disk(host, outcome.host_capacity_bytes or 0))
     return tuple(found)
+
+
+def _peak(outcome: Outcome, device: str) -> int | None:
+    """Return the most a device holds on the way; None where the engine's loading is not known."""
+    loading = outcome.proposal.loading
+    return None if loading is None else outcome.ledger.on(device).n_bytes + loading.get(device, 0)
 
 
 def _disk(host: Ledger, capacity_bytes: int) -> DeviceReport:

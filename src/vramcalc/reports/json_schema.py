@@ -13,6 +13,7 @@ from vramcalc.reports.matrix import MatrixReport
 from vramcalc.reports.plan import PlanReport
 from vramcalc.reports.schema import ErrorReport, Report
 from vramcalc.reports.solution import SolveReport
+from vramcalc.reports.stack import StackReport
 from vramcalc.reports.watching import WatchReport
 from vramcalc.reports.weights import WeightsReport
 
@@ -21,6 +22,7 @@ _ANSWERS = (
     SolveReport,
     MatrixReport,
     PlanReport,
+    StackReport,
     Catalogue,
     TextbookReport,
     WeightsReport,

@@ -134,6 +134,7 @@ class DeviceReport(ComponentBytes, frozen=True, kw_only=True):
     budget_bytes: int | None
     budget_why: str
     headroom_bytes: int | None
+    peak_bytes: int | None = None  # while loading: the need and what passes through; None where nobody knows
 
 
 class PlacementReport(Struct, frozen=True):
@@ -163,21 +164,40 @@ class LimitsReport(Struct, frozen=True):
 
 
 class RateReport(Struct, frozen=True):
-    """Tokens per second with its range."""
+    """A rate, tokens per second for most, or a time in seconds, with its range."""
 
     low: float
     best: float
     high: float
 
 
+class TimeReport(Struct, frozen=True):
+    """One part of the time of a token; ``formula`` over ``values`` gives ``seconds``."""
+
+    device: str
+    seconds: float
+    formula: str
+    values: Mapping[str, float]
+    why: str
+
+
 class SpeedReport(Struct, frozen=True):
-    """Predicted speed."""
+    """Predicted speed of one sequence, of all, and of reading a prompt of ``at_context`` tokens.
+
+    ``decode_tokens_per_s_filled`` is that of one sequence where the whole context is in use, null where it is the
+    same. ``decode_time`` is what a token takes, by device.
+    """
 
     decode_tokens_per_s: RateReport
     decode_total_tokens_per_s: RateReport
     prefill_tokens_per_s: RateReport
     n_sequences: int
     at_context: int
+    time_to_first_token_s: RateReport
+    decode_tokens_per_s_filled: RateReport | None
+    basis: BasisName
+    source: str
+    decode_time: tuple[TimeReport, ...]
 
 
 class ReadoutReport(Struct, frozen=True):

@@ -100,7 +100,10 @@ RULES = (
     Rule(
         "ollama",
         lambda c: not c.vllm.fits and c.ollama.fits,
-        lambda c: f"Ollama's {c.ollama.weight_format} fits the GPUs; vLLM fits in none of its own down to 4 bits",
+        lambda c: (
+            f"Ollama's {c.ollama.weight_format} fits the GPUs; vLLM, as set by default, in none of its own "
+            "down to 4 bits"
+        ),
         _OWN_WALK,
     ),
     Rule(

@@ -37,10 +37,13 @@ class Costs(Struct, frozen=True, kw_only=True):
     weight_loss: float | None
     family: str
     is_eager: bool
+    engine: str
     is_other_engine: bool
 
     def beats(self, other: "Costs") -> bool:
         """Whether no cost is higher and some cost is lower."""
+        if self.is_other_engine and other.is_other_engine and self.engine != other.engine:
+            return False  # two other engines are two choices
         pairs = [
             (self.gpu_bytes // _ALIKE_BYTES, other.gpu_bytes // _ALIKE_BYTES),
             (self.host_bytes, other.host_bytes),
@@ -282,6 +285,7 @@ def _costs(base: Outcome, asked: Asked, change: Change, outcome: Outcome) -> Cos
         weight_loss=0.0 if is_own else quality.loss if quality else None,
         family="gguf" if engine in GGUF_ENGINES else "checkpoint",
         is_eager=after.enforce_eager and not before.enforce_eager,
+        engine=engine,
         is_other_engine=engine != asked.engine,
     )
 

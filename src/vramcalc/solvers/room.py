@@ -21,7 +21,7 @@ def room_of(engine: Engine, asked: Asked, workload: Workload) -> Room:
     margin = margin_of(engine, workload)
 
     def room(changed: Workload) -> int | None:
-        outcome = _on_gpus(engine, asked, changed)
+        outcome = _walked(engine, asked, _on_gpus(asked, changed))
         if outcome is None:
             return None
         left = outcome.headroom_bytes - margin
@@ -33,12 +33,15 @@ def room_of(engine: Engine, asked: Asked, workload: Workload) -> Room:
 def sure_room_of(engine: Engine, asked: Asked, workload: Workload) -> Room:
     """Return what is left by the high figures too: of the tightest GPU, or of all where the engine moves layers.
 
-    What the engine's own placement makes fit never has less: it is a bound from above, and a good guess of the edge.
+    What the engine's own placement makes fit never has less: it is a bound from above, and a good guess of the edge. A
+    placement of the user's own is kept.
     """
     margin = margin_of(engine, workload)
 
+    is_placed = workload.gpu_layers is not None or workload.cpu_moe is not None
+
     def room(changed: Workload) -> int | None:
-        outcome = _on_gpus(engine, asked, changed)
+        outcome = _walked(engine, asked, changed if is_placed else _on_gpus(asked, changed))
         if outcome is None:
             return None
         left = [min(b.headroom_bytes - margin, b.sure_headroom_bytes) for b in outcome.balances.values()]
@@ -47,10 +50,13 @@ def sure_room_of(engine: Engine, asked: Asked, workload: Workload) -> Room:
     return room
 
 
-def _on_gpus(engine: Engine, asked: Asked, workload: Workload) -> Outcome | None:
-    everything = replace(workload, gpu_layers=asked.model.layers.n_layers + 1)
+def _on_gpus(asked: Asked, workload: Workload) -> Workload:
+    return replace(workload, gpu_layers=asked.model.layers.n_layers + 1)
+
+
+def _walked(engine: Engine, asked: Asked, workload: Workload) -> Outcome | None:
     try:
-        return estimate_outcome(engine, asked.machine, everything)
+        return estimate_outcome(engine, asked.machine, workload)
     except RefusedError:
         return None
 

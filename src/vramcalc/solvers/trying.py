@@ -41,14 +41,25 @@ def fitting_outcome(asked: Asked) -> Outcome | None:
     """Return the outcome of a question that fits, None of any other."""
     try:
         engine = asked.bind()
-        if asked.workload.gpu_layers is None and asked.workload.cpu_moe is None and engine.margin_bytes:
+        if engine.margin_bytes:
             room = sure_room_of(engine, asked, asked.workload)(asked.workload)
             if room is None or room < SURELY_SHORT:
                 return None
         outcome = estimate_outcome(engine, asked.machine, asked.workload)
     except UsageError:
         return None
-    return outcome if outcome.verdict == "fits" else None
+    return outcome if is_answer(asked, outcome) else None
+
+
+def is_answer(asked: Asked, outcome: Outcome) -> bool:
+    """Whether an outcome is what an inverse question aims at: ``fits``, or as surely with the offload that was asked.
+
+    What the user himself keeps in host memory is no miss; what the engine moves there is.
+    """
+    load = asked.workload
+    if outcome.verdict == "offloads" and (load.cpu_offload_bytes or load.gpu_layers is not None or load.cpu_moe):
+        return all(balance.sure_headroom_bytes >= 0 for balance in outcome.balances.values())
+    return outcome.verdict == "fits"
 
 
 def obstacle_of(tried: Outcome | UsageError) -> Obstacle:

@@ -16,7 +16,7 @@ from vramcalc.solvers.ladder import released_bits
 from vramcalc.solvers.limits import MOST_SEQUENCES
 from vramcalc.solvers.room import sure_room_of
 from vramcalc.solvers.search import edge_near, largest_of_islands
-from vramcalc.solvers.trying import SURELY_SHORT, Binding, fits, fitting_outcome, obstacle_of, try_asked
+from vramcalc.solvers.trying import SURELY_SHORT, Binding, fits, fitting_outcome, is_answer, obstacle_of, try_asked
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.quality import GGUF_ENGINES, Quality, qualities_for
 from vramcalc.specs.workload import Workload
@@ -111,7 +111,7 @@ def _largest(asked: Asked, at: Callable[[int], Workload], *, upper: int) -> _Edg
         if left is None or left < SURELY_SHORT:
             return False
         try:
-            return estimate_outcome(engine, asked.machine, at(n)).verdict == "fits"
+            return is_answer(asked, estimate_outcome(engine, asked.machine, at(n)))
         except RefusedError:
             return False
 
@@ -145,7 +145,7 @@ def solve_quant(asked: Asked) -> Solution:
     for quality in worthwhile_formats(asked):
         chosen = replace(asked, weight_format=quality.name)
         tried = try_asked(chosen)
-        if not isinstance(tried, UsageError) and tried.verdict == "fits":
+        if not isinstance(tried, UsageError) and is_answer(chosen, tried):
             return Solution(quality.name, chosen, binding, why, above)
         obstacle = obstacle_of(tried)
         binding, why = obstacle.binding, obstacle.why

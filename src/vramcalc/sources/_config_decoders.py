@@ -68,8 +68,8 @@ _QWEN3_5 = replace(
     active_leaves_out=_TOWERS,
     mlp_order="moe",
     next_tokens=("mtp_num_hidden_layers", "full"),
-    must_be_off=("mtp_use_dedicated_embeddings",),
-    harmless=words("attn_output_gate mlp_only_layers"),
+    must_be_off=("mtp_use_dedicated_embeddings", "mlp_only_layers"),
+    must_be={"attn_output_gate": True},
 )
 _DEEPSEEK = Dialect(
     family="deepseek",
@@ -131,10 +131,11 @@ _MINIMAX_M3 = Dialect(
     shared="width",
     router_bias="buffer",
     must_be_off=("attention_output_gate",),
+    must_be={"qk_norm_type": "per_head"},
     next_tokens=("num_mtp_modules", "unknown"),
     harmless=words(
         "index_n_heads index_head_dim index_block_size index_topk_blocks index_local_blocks "
-        "n_shared_experts num_nextn_predict_layers qk_norm_type swiglu_alpha swiglu_limit use_gemma_norm "
+        "n_shared_experts num_nextn_predict_layers swiglu_alpha swiglu_limit use_gemma_norm "
         "use_routing_bias moe_intermediate_size first_k_dense_replace attn_type_list"
     ),
 )
@@ -314,7 +315,8 @@ DECODERS: Mapping[str, Dialect] = {
         shared="width",
         router_bias="buffer",
         next_tokens=("num_mtp_modules", "unknown"),
-        harmless=words("mtp_transformer_layers qk_norm_type use_mtp use_routing_bias attn_type_list"),
+        must_be={"qk_norm_type": "per_layer"},
+        harmless=words("mtp_transformer_layers use_mtp use_routing_bias attn_type_list"),
     ),
     "minimax_m3": _MINIMAX_M3,
     "minimax_m3_vl_text": _MINIMAX_M3,

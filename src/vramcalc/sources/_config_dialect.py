@@ -25,6 +25,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     defaults: Mapping[str, object] = field(default_factory=dict)
     harmless: frozenset[str] = frozenset()
     must_be_off: tuple[str, ...] = ()  # shapes we do not know
+    must_be: Mapping[str, object] = field(default_factory=dict)  # the one value whose shape we know, where it is stated
     repeats: Names = field(default_factory=dict)  # keys that say again what another says -> our name of the other
     tied: bool = False  # unless tie_word_embeddings says otherwise
     norm: Literal["rms", "layer"] = "rms"

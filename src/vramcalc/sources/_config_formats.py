@@ -29,7 +29,7 @@ def read_quantised(section: _Section | None, beside: _Section | None, where: str
     """
     if section:
         method = section.get("quant_method", _unnamed(section))
-        reader = _METHODS.get(str(method))
+        reader = METHODS.get(str(method))
         if reader is None:
             raise _unknown(where, "quant_method", method)
         return reader(section, where)
@@ -303,7 +303,7 @@ def _mxfp4(section: _Section, where: str) -> Quantised:
     return _plain("mxfp4", section, where)
 
 
-_METHODS: Mapping[str, Callable[[_Section, str], Quantised]] = {
+METHODS: Mapping[str, Callable[[_Section, str], Quantised]] = {
     "fp8": _fp8,
     "fbgemm_fp8": _fbgemm,
     "awq": _integers("awq"),
@@ -324,5 +324,5 @@ _METHODS: Mapping[str, Callable[[_Section, str], Quantised]] = {
 def _unknown(where: str, key: str, value: object) -> BadInputError:
     return BadInputError(
         f"{where}: quantization_config, key {key!r}: {value!r:.120} is not known",
-        f"known methods are {', '.join(_METHODS)}; please report it, with the config.json",
+        f"known methods are {', '.join(METHODS)}; please report it, with the config.json",
     )

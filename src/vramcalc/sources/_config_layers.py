@@ -124,9 +124,12 @@ def _grouped(keys: Keys, dialect: Dialect, place: Place) -> Raw:
 
 
 def _head_dim(keys: Keys, n_heads: int) -> int:
-    stated = keys.get("head_dim", keys.get("attention_head_dim"))
-    if stated is not None:
-        return keys.count("head_dim", stated)
+    for name in ("attention_head_dim", "head_dim"):
+        if name in keys:
+            keys.ignore("head_dim")
+            return keys.count(name)
+    if keys.get("head_dim") is not None:  # of the class
+        return keys.count("head_dim")
     hidden = keys.count("hidden_size")
     if not n_heads or hidden % n_heads:
         raise keys.error("head_dim", f"is missing, and hidden_size={hidden} is no multiple of {n_heads} heads")

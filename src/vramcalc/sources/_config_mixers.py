@@ -49,7 +49,10 @@ def _mamba1(keys: Keys, dialect: Dialect) -> Raw:
 
 def _mamba2(keys: Keys, unset: str) -> Raw:
     n_heads, head_dim = keys.count("mixer_heads"), keys.get("mixer_head_dim", "auto")
-    inner = keys.count("mamba_d_ssm", 0) or keys.count("hidden_size") * keys.count("mixer_expand", 2)
+    stated = keys.count("mamba_d_ssm", 0)
+    inner = stated or keys.count("hidden_size") * keys.count("mixer_expand", 2)
+    if stated and head_dim != "auto" and stated != n_heads * keys.count("mixer_head_dim"):
+        raise keys.error("mamba_d_ssm", f"is {stated}, not {n_heads} heads of {head_dim}")
     return {
         "kind": "mamba2",
         "n_heads": n_heads,

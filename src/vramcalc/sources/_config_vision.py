@@ -172,7 +172,13 @@ def _minimax_m3(tower: Keys, top: Keys, text_hidden: int) -> Rows:
         yield f"{name}2.bias", (text_hidden,), 1
 
 
+_KIMI_KINDS = {"pos_emb_type": "divided_fixed", "merge_type": "sd2_tpool", "mm_projector_type": "patchmerger"}
+
+
 def _kimi_k25(tower: Keys, top: Keys, text_hidden: int) -> Rows:
+    for key, known in _KIMI_KINDS.items():
+        if tower.get(key, known) != known:
+            raise tower.error(key, f"is {tower.get(key)!r:.40}, a shape that is not known")
     w = tower.count("vt_hidden_size")
     layers = Layers(
         w, tower.count("vt_intermediate_size"), tower.count("vt_num_hidden_layers"), tower.count("patch_size")

@@ -20,6 +20,8 @@ from vramcalc.sources._config_towers import read_tower
 from vramcalc.specs.model import CountFact, ModelSpec
 
 _TOWER_POSITIONS = 8192  # vLLM 0.33, models/qwen3_vl.py
+_OFF_EVERYWHERE = ("add_cross_attention", "is_encoder_decoder", "pruned_heads")
+_OTHER_TASKS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForRewardModel")
 _DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 
 
@@ -76,9 +78,7 @@ def _facts(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect, whe
         keys = top = Keys(raw, where, dialect.names, dialect.defaults)
     else:
         keys = top.section("text_config", names=dialect.names, defaults=dialect.defaults)
-    for name in dialect.must_be_off:
-        if keys.get(name):
-            raise keys.error(name, f"is {keys.get(name)!r:.40}, a shape that is not known")
+    _refuse_strange_shapes(keys, top, dialect)
     keys.check_repeats(dialect.repeats)
     stack, next_tokens, notes = read_layers(keys, dialect)
     facts: dict[str, Any] = {"layers": stack, "notes": notes, "family": dialect.family, "norm": dialect.norm}
@@ -108,6 +108,25 @@ def _facts(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect, whe
 
 def _either(keys: Keys, top: Keys, name: str) -> object:
     return keys.get(name) or top.get(name)
+
+
+def _refuse_strange_shapes(keys: Keys, top: Keys, dialect: Dialect) -> None:
+    """Raise ``BadInputError`` where a key states a shape that is not known here."""
+    for name in (*dialect.must_be_off, *_OFF_EVERYWHERE):
+        if keys.get(name):
+            raise keys.error(name, f"is {keys.get(name)!r:.40}, a shape that is not known")
+    for name, value in dialect.must_be.items():
+        if keys.get(name, value) != value:
+            raise keys.error(name, f"is {keys.get(name)!r:.40}, a shape that is not known")
+    if dialect.has_head and _heads_another_task(top):
+        raise top.error("architectures", f"is {top.get('architectures')!r:.80}, a head that is not known")
+
+
+def _heads_another_task(top: Keys) -> bool:
+    """Whether the class puts a classifier where a decoder has its head."""
+    stated = top.get("architectures")
+    names = stated if isinstance(stated, list) else []
+    return any(isinstance(name, str) and name.endswith(_OTHER_TASKS) for name in names)
 
 
 def _restated(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct, json
+from msgspec import DecodeError, Struct, json
 
 from vramcalc.errors import UnavailableError
 from vramcalc.specs.gpu import OperatingSystem
@@ -137,7 +137,7 @@ def parse_rocm_names(text: str) -> list[str]:
     """Return the cards' names in order, by the JSON of ``rocm-smi --showproductname``; none where it is no such."""
     try:
         found = json.decode(text.encode())
-    except (ValueError, RecursionError):
+    except (DecodeError, RecursionError):
         return []
     if not isinstance(found, dict):
         return []

@@ -9,7 +9,8 @@ class Machine(Struct, frozen=True):
     """One or more equal nodes.
 
     ``reserve_bytes`` is what other programs (a desktop, say) already hold on each GPU; where that differs, ``reserves``
-    says it for each of a node, and the first is the most. ``host_memory_bytes`` is per node, None where nobody said.
+    says it for each of a node, and the first is the most. ``host_memory_bytes`` is per node, None where nobody said,
+    as is ``host_bandwidth_bytes_per_s``.
     """
 
     gpus: tuple[GpuSpec, ...]
@@ -18,6 +19,7 @@ class Machine(Struct, frozen=True):
     os: OperatingSystem = "linux"
     reserve_bytes: int = 0
     reserves: tuple[int, ...] = ()
+    host_bandwidth_bytes_per_s: int | None = None
 
     @property
     def n_gpus(self) -> int:

@@ -325,6 +325,8 @@ class ModelSpec(Spec):
             found.add("hyper-connections")
         if self.per_layer_dim is not None:
             found.add("per-layer embeddings")
+        if any(tensor.role == "audio" for tensor in self.extra_tensors):
+            found.add("audio tower")
         if self.altup_streams is not None or self.laurel_rank is not None:
             found.add("alternating updates")
         return frozenset(found)

@@ -15,6 +15,7 @@ class Workload(Struct, frozen=True, kw_only=True):
     fit_context: bool = False  # without n_context: the longest the engine can make fit, where it offers that
     n_sequences: int | None = None
     step_tokens: int | None = None  # tokens per forward pass
+    depth_tokens: int | None = None  # tokens of a sequence in the cache where its speed is told
     k_format: str | None = None
     v_format: str | None = None
     flash_attention: bool | None = None

@@ -29,6 +29,7 @@ class _Spread(Struct, frozen=True):
 
 _CUDA_SPREAD = _Spread(2, 2)  # 0 to 1.4 on 6,100 measured settings of 20 models on CUDA-like devices
 _OTHER_SPREAD = _Spread(30, 30)  # 12 in the one Metal log known
+_OLDER_SPREAD = _Spread(80, 30, "an older build, 7 public logs within 7.5 %")
 _HOST_SCAN_SPREAD = _Spread(40, 25, "scans on the host, 40 measured settings within 3.7 %")
 _ALTERNATING_SPREAD = _Spread(50, 20, "layers of one part each, 80 measured settings within 4.6 %")
 _HOST_STATE_SPREAD = _Spread(40, 9000, "scans whose state is on the host, 8 measured settings up to 8 times as much")
@@ -46,6 +47,7 @@ class Server(Struct, frozen=True):
     weight_format: str
     label: str = ""  # what it is, where it is not the model itself
     adapted: Meter | None = None  # the same model with adapters
+    is_older: bool = False  # than the build whose graphs are known
 
     def name(self, device: int) -> str:
         """Return the ledger's name of a device."""
@@ -210,17 +212,16 @@ def _compute_line(server: Server, device: int, n_bytes: int) -> Line:
 def _spread(server: Server) -> _Spread:
     """Return what the compute buffer may be off by: more where recurrent layers are spread over devices."""
     order, layout = server.meter.order, server.layout
-    if layout.n_devices > 1 and layout.elsewhere and any(kind.mixer is not None for kind in order):
-        return _SCATTERED_SPREAD
-    if not all(gpu.vendor in ("nvidia", "hypothetical") for gpu in server.gpus):
-        return _OTHER_SPREAD
-    if not server.run.kv_offload and any(isinstance(kind.mixer, Mamba2) for kind in order):
-        return _HOST_STATE_SPREAD
-    if CPU in layout.layers and alternates(order):
-        return _ALTERNATING_SPREAD
-    if layout.n_devices and CPU in layout.layers and all(isinstance(kind.mixer, Mamba2) for kind in order):
-        return _HOST_SCAN_SPREAD
-    return _CUDA_SPREAD
+    on_host = layout.n_devices > 0 and CPU in layout.layers
+    cases = (
+        (server.is_older, _OLDER_SPREAD),
+        (layout.n_devices > 1 and layout.elsewhere and any(k.mixer is not None for k in order), _SCATTERED_SPREAD),
+        (any(gpu.vendor not in ("nvidia", "hypothetical") for gpu in server.gpus), _OTHER_SPREAD),
+        (not server.run.kv_offload and any(isinstance(k.mixer, Mamba2) for k in order), _HOST_STATE_SPREAD),
+        (on_host and alternates(order), _ALTERNATING_SPREAD),
+        (on_host and all(isinstance(k.mixer, Mamba2) for k in order), _HOST_SCAN_SPREAD),
+    )
+    return next((spread for applies, spread in cases if applies), _CUDA_SPREAD)
 
 
 def _output_line(server: Server) -> Line:

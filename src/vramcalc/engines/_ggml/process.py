@@ -16,6 +16,7 @@ from vramcalc.engines._ggml.placing import to_layout
 from vramcalc.engines._ggml.projector import Projector
 from vramcalc.engines._ggml.run import LOGICAL_BATCH, Run
 from vramcalc.engines._ggml.settling import DEFAULT_FORMAT, make_run
+from vramcalc.engines._ggml.tensor import CPU
 from vramcalc.engines._ggml.weights import load
 from vramcalc.engines._runtime import context_bytes
 from vramcalc.engines.base import Budget, Pool, Proposal, Readout, Setup
@@ -25,6 +26,9 @@ from vramcalc.ledger import HOST, Ledger, Line
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.model import FullAttention, LayerKind, ModelSpec, SlidingAttention
 from vramcalc.specs.workload import Workload
+from vramcalc.units import MIB
+
+_STAGING_BYTES = 4 * MIB
 
 
 class LlamaProcess:
@@ -34,7 +38,7 @@ class LlamaProcess:
     context_step = 256  # the granularity of its cache
     caches_prompts = True
 
-    def __init__(self, setup: Setup, version: str, weight_format: str) -> None:
+    def __init__(self, setup: Setup, version: str, weight_format: str, *, is_older: bool = False) -> None:
         if setup.machine.nodes > 1:
             raise RefusedError("one llama-server process runs on one machine", "ask for --nodes 1, or --engine vllm")
         self.version = version
@@ -43,6 +47,7 @@ class LlamaProcess:
         self._machine = setup.machine
         self._asked_format = setup.weight_format
         self._companions = setup.companions
+        self._is_older = is_older  # than the build whose rules are used
 
     @cached_property
     def _meter(self) -> Meter:
@@ -70,6 +75,15 @@ class LlamaProcess:
             return run
         return replace(run, n_outputs=min(LOGICAL_BATCH, run.n_slots * (1 + MOST_DRAFTED)))
 
+    def _loading(self, layout: Layout, workload: Workload, devices: tuple[str, ...]) -> dict[str, int]:
+        """Return what loading takes for a while: nothing on GPUs; on the host the file's pages on their way to them.
+
+        Source: llama.cpp 0c1e570, src/llama-model-loader.cpp (load_all_data): mapped pages, or four buffers of 1 MiB.
+        """
+        passing = sum(w.n_bytes for w in self._meter.weights.all()) - self._meter.weight_bytes(layout)[CPU]
+        is_mapped = self.maps_weights and workload.mmap
+        return {**dict.fromkeys(devices, 0), HOST: max(0, passing) if is_mapped else _STAGING_BYTES}
+
     def bill(self, proposal: Proposal) -> Ledger:
         """Return a line for everything that takes memory."""
         return Ledger.of(self._lines(proposal))
@@ -79,7 +93,9 @@ class LlamaProcess:
         gpus = self._gpus(devices)
         run = self._run(devices, proposal.workload)
         layout = to_layout(proposal.placement, devices)
-        main = Server(self._meter, run, layout, devices, gpus, self.weight_format, adapted=self._adapted)
+        main = Server(
+            self._meter, run, layout, devices, gpus, self.weight_format, adapted=self._adapted, is_older=self._is_older
+        )
         yield from server_lines(main)
         if self._projector is not None:
             yield from self._projector.lines(devices[0] if devices else HOST)

@@ -22,6 +22,7 @@ from vramcalc.specs.model import (
 
 HANDLES = frozenset(  # of ModelSpec.features(); ``refuse_unknown`` looks closer
     {
+        "audio tower",  # in a file of its own
         "experts without gate",
         "gated attention output",
         "gated shared experts",

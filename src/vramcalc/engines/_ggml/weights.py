@@ -3,7 +3,7 @@
 Source: llama.cpp 0c1e570, src/llama-model.cpp and ggml/src/ggml-cuda; equal to the buffers the engine reports.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from math import prod
 
@@ -49,11 +49,18 @@ class Weights(Struct, frozen=True, dict=True):
     output: tuple[Weight, ...]
     shared: tuple[Weight, ...] = ()
 
+    def all(self) -> Iterator[Weight]:
+        """Yield the tensors of the file."""
+        yield from self.entrance
+        yield from self.shared
+        yield from (w for w in self.output if not w.is_copy)
+        for layer in self.layers:
+            yield from layer.values()
+
     @property
     def n_tensors(self) -> int:
         """Tensors of the file."""
-        outside = (*self.entrance, *self.shared, *(w for w in self.output if not w.is_copy))
-        return len(outside) + sum(map(len, self.layers))
+        return sum(1 for _ in self.all())
 
     @cached_property
     def layer_bytes(self) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """A rank's weights where the model classes follow vLLM's: fused Q, K, V, padded vocabulary, copied KV heads."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -40,7 +41,14 @@ def stage_weights(
     stages = rules.stages(
         parallel.tensor, parallel.pipeline, expert_ranks=parallel.tensor, whole_experts=parallel.whole_experts
     )
-    return tuple(replace(stage, parts=_with_tables(stage, tables)) for stage in stages)
+    return tuple(
+        replace(stage, parts=_with_tables(stage, tables), changes=_without_scales(stage.changes)) for stage in stages
+    )
+
+
+def _without_scales(changes: Mapping[str, int]) -> dict[str, int]:
+    """Return what the end of loading changes but for the scales of vLLM's attention layers."""
+    return {name: change for name, change in changes.items() if name != "dropped_scales"}
 
 
 def _with_tables(weights: RankWeights, table_bytes: int) -> dict[str, int]:

@@ -98,7 +98,8 @@ def _refuse_sparse(model: ModelSpec, gpu: GpuSpec) -> None:
     major = capability(gpu)[0]
     if major not in ((_COMPRESSED_MAJOR,) if is_compressed else _INDEXER_MAJORS):
         raise RefusedError(
-            f"no sparse attention of vLLM is known for {model.name} on {gpu.name}",
+            f"no sparse attention of vLLM is known for {model.name} on {gpu.name}; it stops with "
+            '"No valid attention backend found for cuda"',
             "take a Hopper card" if is_compressed else "take a Hopper or Blackwell card",
         )
 

@@ -46,7 +46,7 @@ class StepShape(Struct, frozen=True, kw_only=True):
     tensor_parallel: int
     is_piped: bool
     whole_experts: bool
-    replicas: int  # whose tokens the experts see together
+    replicas: int = 1  # whose tokens the experts see together
 
 
 def activation_peak(shape: StepShape, rules: RuleSet) -> Figure:

@@ -1,6 +1,7 @@
 """Parallel sizes: what the user asked for or the engine's habit, and what the model's shape forbids."""
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vramcalc.engines._vllm.weights import EXPERT_MULTIPLE
 from vramcalc.errors import RefusedError
@@ -79,8 +80,19 @@ def choose_parallel(model: ModelSpec, fmt: WeightFormat, machine: Machine, workl
     reason = _why_not(model, fmt, chosen)
     if reason:
         sizes = f"TP {chosen.tensor}" + (f" x DP {data}" if data > 1 and model.is_moe else "")
-        raise RefusedError(f"{sizes} does not divide {model.name}: {reason}", "try a smaller --tp, or --pp")
+        raise RefusedError(f"{sizes} does not divide {model.name}: {reason}", _what_divides(model, fmt, chosen))
     return chosen
+
+
+def _what_divides(model: ModelSpec, fmt: WeightFormat, refused: Parallel) -> str:
+    """Return the next smaller TP that the model allows, and the same GPUs as pipeline stages."""
+    smaller = range(refused.tensor - 1, 0, -1)
+    found = next((n for n in smaller if not _why_not(model, fmt, replace(refused, tensor=n))), None)
+    stages = refused.tensor * refused.pipeline
+    words = [f"--tp {found}"] if found else []
+    if stages <= model.layers.n_layers and not _why_not(model, fmt, replace(refused, tensor=1)):
+        words.append(f"--pp {stages}")
+    return " or ".join(words) or "try a smaller --tp or --dp"
 
 
 def _habit(model: ModelSpec, fmt: WeightFormat, machine: Machine, data: int, *, whole_experts: bool) -> tuple[int, int]:

@@ -27,7 +27,6 @@ from vramcalc.specs.model import (
     Attention,
     Dtype,
     GroupedQueryAttention,
-    LatentAttention,
     Mamba2,
     Mixer,
     ModelSpec,
@@ -61,7 +60,6 @@ _KEPT = frozenset(  # what no method quantises
 _GROUPED = frozenset({"ssm_in", "ssm_conv1d", "ssm_conv1d.bias"})  # tensors that hold Mamba-2's B and C
 _F32_PARTS = ("hc_", "output_hc_", "indexer.k_norm")
 _F32_NAMES = frozenset({"ssm_a", "ffn_gate_tid2eid"})
-_WORKSPACE_BYTES = 8_433_672
 _BOTH_ENDS = "qwen"  # families whose model class, where it has experts, keeps embedding and head on every stage
 
 
@@ -92,6 +90,7 @@ class WeightRules(Struct, frozen=True, kw_only=True):
     expert_multiple: int  # what the mxfp4 kernel rounds a rank's share of an expert up to
     hidden_multiple: int
     copies_latent: bool
+    pads_scales: bool = True  # padded experts have padded scales too
 
     def stages(
         self, tensor_parallel: int, pipeline_parallel: int, *, expert_ranks: int, whole_experts: bool
@@ -174,6 +173,9 @@ class WeightRules(Struct, frozen=True, kw_only=True):
             is_f32 = _takes_4_bytes(group) or (group.role == "router" and family_starts(self.model, _F32_ROUTERS))
             return prod(group.shape) * ELEMENT_BYTES["f32" if is_f32 else self.dtype] * group.copies
         one = self._regrouped(group, fmt).matrix_bytes(prod(rows), columns)
+        if not self.pads_scales and (*rows, columns) != group.shape:
+            scaled = prod(rows) * columns - prod(group.shape)  # elements without scales
+            one -= scaled // fmt.group_columns * fmt.group_bits // 8
         if group.role == "experts" and fmt.method == "gptq" and not self._has_narrow_experts(group):
             one += rows[0] * ELEMENT_BYTES[self.dtype]  # a bias per expert matrix, dropped when loading ends
         return one * group.copies
@@ -265,27 +267,6 @@ def _takes_4_bytes(group: TensorGroup) -> bool:
     is_correction = group.name == "ffn_gate_inp.bias" and not group.is_parameter
     is_named = group.name in _F32_NAMES or group.name.startswith(_F32_PARTS) or group.name.endswith("_ape")
     return is_correction or is_named
-
-
-def step_buffers(model: ModelSpec, layers: range, step_tokens: int, dtype: Dtype) -> dict[str, int]:
-    """Return what a rank's model classes allocate beside their weights for the tokens of a step.
-
-    Indexers keep the tokens they chose and a workspace per layer; Qwen3-VL the visual inputs of each deepstack level.
-
-    Source:
-        vLLM 0.33's model classes at 8192 tokens per step and 1024 sequences: top_k x tokens x 4 once; 8433672 bytes in
-        each layer of DeepSeek-V3.2 and GLM-5; no workspace in DeepSeek-V4's; models/qwen3_vl.py.
-    """
-    levels = sum(t.count // 2 for t in model.extra_tensors if t.name == "mm.deepstack.norm")  # weight and bias of each
-    order, kinds = model.layers.order(), model.layers.kinds
-    held = [kinds[order[layer]].attention for layer in layers]
-    choosing = [a for a in held if not isinstance(a, NoAttention) and a.indexer is not None]
-    most = max((a.indexer.top_k for a in choosing if a.indexer is not None), default=0)
-    buffers: dict[str, int] = {}
-    _add(buffers, "deepstack_inputs", levels * step_tokens * model.hidden_dim * ELEMENT_BYTES[dtype])
-    _add(buffers, "chosen_tokens", most * step_tokens * ELEMENT_BYTES["f32"])
-    _add(buffers, "indexer_workspaces", _WORKSPACE_BYTES * sum(isinstance(a, LatentAttention) for a in choosing))
-    return buffers
 
 
 def _expert_share(group: TensorGroup) -> int:
