@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.sources.gguf_files import write_gguf
 from typer.testing import CliRunner
 
+from tests.sources.gguf_files import write_gguf
 from vramcalc import api
 from vramcalc.cli import app
 
