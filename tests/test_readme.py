@@ -10,7 +10,8 @@ from tests.sources.gguf_files import write_gguf
 from vramcalc import api
 from vramcalc.cli import app
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_main_job_prints_what_the_readme_shows() -> None:
@@ -25,6 +26,7 @@ def test_the_main_job_prints_what_the_readme_shows() -> None:
 
 def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("docs").symlink_to(ROOT / "docs")
     write_gguf(Path("model.gguf"), api.load_model("qwen3-8b"), "qwen3", "q4_k_m")
     for line in re.findall(r"^vramcalc (.*)$", README, re.MULTILINE):
         command = re.split(r" #|;|\||&&", line)[0].split()
