@@ -11,7 +11,9 @@ from typer.core import TyperCommand, TyperGroup
 SUMMARIES = {
     "estimate": "Tell whether a model runs on your GPUs, what takes the memory, and what would help.",
     "solve": "Find the one unknown that still fits, and what stops it there.",
+    "compare": "Set models, GPUs, engines, formats and contexts side by side.",
     "explain": "Print each formula with its symbols, the numbers put in, and the source.",
+    "inspect": "Print what a file of weights holds, by role and type, and what is odd about it.",
     "models": "The models it knows: list, search, show.",
     "gpus": "The GPUs it knows: list, search, show.",
     "validate": "Print our error per engine and figure against measured runs; exit 3 where it grew.",

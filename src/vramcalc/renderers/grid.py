@@ -62,7 +62,8 @@ class Page:
     def sentences(self, said: Iterable[tuple[str, str]]) -> None:
         """Add labels with their sentences, wrapped and indented."""
         pairs = list(said)
-        indent = min(max((len(label) for label, _ in pairs), default=0) + 2, self.width // 3)
+        longest = max((len(label) for label, _ in pairs), default=0)
+        indent = min(longest + 2, self.width // 3) if longest else 0
         for label, text in pairs:
             lines = textwrap.wrap(text, max(20, self.width - indent), break_on_hyphens=False) or [""]
             for index, line in enumerate(lines):

@@ -6,11 +6,24 @@ from msgspec import json
 
 from vramcalc.reports.accuracy import ValidationReport
 from vramcalc.reports.catalogue import Catalogue
-from vramcalc.reports.explanation import TextbookReport, WeightsReport
+from vramcalc.reports.explanation import TextbookReport
+from vramcalc.reports.inspection import InspectionReport
+from vramcalc.reports.matrix import MatrixReport
 from vramcalc.reports.schema import ErrorReport, Report
 from vramcalc.reports.solution import SolveReport
+from vramcalc.reports.weights import WeightsReport
 
-_ANSWERS = (Report, SolveReport, Catalogue, TextbookReport, WeightsReport, ValidationReport, ErrorReport)
+_ANSWERS = (
+    Report,
+    SolveReport,
+    MatrixReport,
+    Catalogue,
+    TextbookReport,
+    WeightsReport,
+    ValidationReport,
+    InspectionReport,
+    ErrorReport,
+)
 
 
 def json_schema() -> dict[str, Any]:
@@ -18,7 +31,7 @@ def json_schema() -> dict[str, Any]:
     answers, definitions = json.schema_components(_ANSWERS, ref_template="#/$defs/{name}")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "vramcalc: an answer of one of its commands, or an error",
+        "title": "vramcalc: what a command answers as JSON",
         "anyOf": list(answers),
         "$defs": definitions,
     }

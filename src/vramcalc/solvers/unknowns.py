@@ -12,7 +12,7 @@ from vramcalc.errors import RefusedError, UsageError
 from vramcalc.estimation import Asked, estimate_outcome
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.solvers.ladder import released_bits
-from vramcalc.solvers.limits import CONTEXT_STEP, MOST_SEQUENCES
+from vramcalc.solvers.limits import MOST_SEQUENCES
 from vramcalc.solvers.room import room_of
 from vramcalc.solvers.search import edge_near, largest_of_islands
 from vramcalc.solvers.trying import Binding, fits, fitting_outcome, obstacle_of, try_asked
@@ -44,16 +44,16 @@ class Solution(Struct, frozen=True):
 
 
 def solve_context(asked: Asked) -> Solution:
-    """Return the longest context that fits, in steps of 256 tokens up to the trained one.
+    """Return the longest context that fits, in the engine's steps up to the trained one.
 
     Raises ``RefusedError`` or ``UnknownNameError`` for what no context would help.
     """
-    trained = asked.model.context
+    trained, step = asked.model.context, asked.bind().context_step
 
     def at(n: int) -> Workload:
-        return replace(asked.workload, n_context=min(n * CONTEXT_STEP, trained))
+        return replace(asked.workload, n_context=min(n * step, trained))
 
-    found = _largest(asked, at, upper=ceil_div(trained, CONTEXT_STEP))
+    found = _largest(asked, at, upper=ceil_div(trained, step))
     return _solution(asked, found, at, at_most="trained_context", value=lambda load: load.n_context or 0)
 
 
