@@ -5,10 +5,11 @@ from typing import Literal
 from msgspec import Struct
 
 from vramcalc.errors import UsageError
-from vramcalc.estimation import Asked, Outcome
+from vramcalc.estimation import Asked, Outcome, outcome_speed
 from vramcalc.formulas.inventory import n_active_parameters, n_parameters
 from vramcalc.ledger import HOST
 from vramcalc.reports.schema import SpeedReport, VerdictName
+from vramcalc.reports.speeds import freeze_speed
 from vramcalc.specs.quality import weight_quality
 
 
@@ -72,6 +73,7 @@ def freeze_cell(asked: Asked, tried: Outcome | UsageError, gpu: str) -> CellRepo
             speed=None,
             reason=str(tried),
         )
+    speed, _ = outcome_speed(tried, model, asked.machine)
     load, name = tried.proposal.workload, tried.engine.weight_format
     quality = weight_quality(asked.engine, name)
     is_own = name == model.checkpoint_format or (name in ("bf16", "f16") and model.checkpoint_format is None)
@@ -93,6 +95,6 @@ def freeze_cell(asked: Asked, tried: Outcome | UsageError, gpu: str) -> CellRepo
         gpu_layers=tried.proposal.placement.gpu_layers,
         total_layers=model.layers.n_layers + 1,
         quality_loss=0.0 if is_own else quality.loss if quality else None,
-        speed=None,
+        speed=None if speed is None else freeze_speed(speed),
         reason=None,
     )
