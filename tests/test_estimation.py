@@ -39,6 +39,7 @@ class FakeEngine:
     placement: Placement
     maps_weights: bool = True
     margin_bytes: int = 0
+    context_step: int = 256
     name: str = "fake"
     version: str = "1"
     weight_format: str = "f16"

@@ -12,7 +12,6 @@ from vramcalc.api import Request, answer, read_questions
 from vramcalc.api.solving import Catalogue, answer_unknown
 from vramcalc.errors import UsageError
 from vramcalc.estimation import Asked
-from vramcalc.solvers.limits import CONTEXT_STEP
 from vramcalc.solvers.trying import try_asked
 from vramcalc.solvers.unknowns import (
     Solution,
@@ -72,7 +71,7 @@ def test_the_longest_context_is_an_edge(asked: Asked, n_sequences: int | None) -
 
     _holds(solution)
     if isinstance(solution.answer, int) and solution.answer < asked.model.context:
-        longer = min(solution.answer + CONTEXT_STEP, asked.model.context)
+        longer = min(solution.answer + asked.bind().context_step, asked.model.context)
         assert _verdict(replace(asked, workload=replace(asked.workload, n_context=longer))) != "fits"
 
 

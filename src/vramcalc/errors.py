@@ -52,5 +52,9 @@ class UnavailableError(AppError):
     exit_code = ExitCode.UNAVAILABLE
 
 
+class MissingError(UnavailableError):
+    """What was asked for is not there, which a timeout or a refusal does not tell."""
+
+
 class RefusedError(UsageError):
     """Engine, card and setting do not go together; the estimate becomes ``unsupported``."""

@@ -8,6 +8,7 @@ from msgspec import Struct
 from vramcalc.engines import bind_engine
 from vramcalc.engines.base import Budget, Engine, Proposal, Setup
 from vramcalc.ledger import HOST, Component, Ledger
+from vramcalc.specs.companions import Companions
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec
 from vramcalc.specs.workload import Workload
@@ -28,10 +29,12 @@ class Asked(Struct, frozen=True):
     version: str | None
     weight_format: str | None
     workload: Workload
+    companions: Companions = Companions()
 
     def bind(self) -> Engine:
         """Return the engine bound to what is asked. Raises ``RefusedError`` or ``UnknownNameError``."""
-        return bind_engine(self.engine, Setup(self.model, self.machine, self.weight_format, self.version))
+        setup = Setup(self.model, self.machine, self.weight_format, self.version, self.companions)
+        return bind_engine(self.engine, setup)
 
 
 class Balance(Struct, frozen=True):
@@ -112,7 +115,8 @@ def _verdict(
     if host_capacity is not None:
         room = max(0, host_capacity - HOST_RESERVE_BYTES)
         if host.n_bytes > room:
-            mapped = host.of_component(Component.WEIGHTS).n_bytes if engine.maps_weights else 0
+            is_mapped = engine.maps_weights and proposal.workload.mmap and not proposal.workload.mlock
+            mapped = host.of_component(Component.WEIGHTS).n_bytes if is_mapped else 0
             return "streams_from_disk" if host.n_bytes - mapped <= room else "does_not_fit"
     if proposal.placement.offloads or proposal.workload.cpu_offload_bytes:
         return "offloads"

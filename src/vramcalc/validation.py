@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 
 from vramcalc.engines import bind_engine
-from vramcalc.engines.base import ALLOCATOR_ROUNDING, Pool, Setup
+from vramcalc.engines.base import Pool, Setup, loaded_bytes
 from vramcalc.errors import RefusedError
 from vramcalc.estimation import Outcome, estimate_outcome
 from vramcalc.ledger import Component, Ledger
@@ -163,11 +163,11 @@ def _estimated(figure: MeasuredFigure, model: ModelSpec, outcome: Outcome, pool:
         case Quantity.RUNTIME:
             return _held(ledger, Component.RUNTIME)
         case Quantity.UNACCOUNTED:
-            return _held(ledger, Component.UNACCOUNTED) - _rounding(ledger)
+            return _held(ledger, Component.UNACCOUNTED) - (loaded_bytes(ledger) - _held(ledger, Component.WEIGHTS))
         case Quantity.CUDA_GRAPHS:
             return _held(beside, Component.COMPUTE_BUFFER)
         case Quantity.LOADED:
-            return _held(ledger, Component.WEIGHTS) + _rounding(ledger)
+            return loaded_bytes(ledger)
         case Quantity.NEED:
             return inside.n_bytes
         case Quantity.LEAST_CACHE:
@@ -192,10 +192,6 @@ def _estimated(figure: MeasuredFigure, model: ModelSpec, outcome: Outcome, pool:
         case Quantity.EXPERT_LAYERS:
             kinds = [model.layers.kinds[name] for name in model.layers.order()]
             return sum(placement.experts_stay(i) for i, kind in enumerate(kinds) if isinstance(kind.mlp, MoeMlp))
-
-
-def _rounding(ledger: Ledger) -> int:
-    return sum(line.n_bytes for line in ledger.lines if ALLOCATOR_ROUNDING in line.values)
 
 
 def _held(ledger: Ledger, component: Component) -> int:

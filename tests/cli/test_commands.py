@@ -205,7 +205,7 @@ def test_check(arguments: tuple[str, ...], code: int) -> None:
         (("-m", "deepseek-r1-8b", "-g", "rtx3061"), "no gpu is called 'rtx3061'", "rtx3060"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "-q", "q4_z"), "no weight format is called 'q4_z'", "q4"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "-e", "vlm"), "no engine is called 'vlm'", "vllm"),
-        (("-m", "deepseek-r1-8b", "-g", "rtx3060", "-c", "0"), "--context is 0", "1 or more"),
+        (("-m", "deepseek-r1-8b", "-g", "rtx3060", "--slots", "0"), "--slots is 0", "1 or more"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "-c", "many"), "--context: 'many' is not a count", "8k"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "-n", "0"), "--parallel is 0", "1 or more"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "--ram", "64"), "--ram: '64' is not an amount", "GiB"),
@@ -215,7 +215,6 @@ def test_check(arguments: tuple[str, ...], code: int) -> None:
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "--memory-share", "1.5"), "--memory-share is 1.5", "up to 1"),
         (("-m", "deepseek-r1-8b"), "no GPU was named", "--gpu rtx3060"),
         (("-m", "deepseek-r1-8b", "-g", "local"), "not built in yet", "vramcalc gpus"),
-        (("-m", "./model.gguf", "-g", "rtx3060"), "not built in yet", "vramcalc models"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "-e", "vllm", "-q", "q4_k_m"), "GGUF", "--engine"),
     ],
 )

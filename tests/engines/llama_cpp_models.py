@@ -156,7 +156,15 @@ MODELS = {
     for m in (
         model("Llama-3.1-8B", 4096, 128_256, 131_072, stack(32, _LLAMA, gated(14336)), gguf_rope_factors=64),
         model("Qwen3-8B", 4096, 151_936, 40_960, stack(36, full(32, 8, 128, **_QWEN3), gated(12288))),
-        model("Llama-3.3-70B", 8192, 128_256, 131_072, stack(80, full(64, 8, 128), gated(28672)), gguf_rope_factors=64),
+        model(
+            "Llama-3.3-70B",
+            8192,
+            128_256,
+            131_072,
+            stack(80, full(64, 8, 128), gated(28672)),
+            gguf_rope_factors=64,
+            gguf_architecture="llama",
+        ),
         model("Qwen2.5-7B", 3584, 152_064, 32_768, stack(28, full(28, 4, 128, **_QWEN2), gated(18944))),
         model("Mistral-7B-v0.3", 4096, 32_768, 32_768, stack(32, _LLAMA, gated(14336))),
         model("Phi-4", 5120, 100_352, 16_384, stack(40, full(40, 10, 128, fused=True), gated(17920, fused=True))),

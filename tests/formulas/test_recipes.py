@@ -139,7 +139,9 @@ def granite_hybrid() -> dict[str, object]:
 GQA_8B, GQA_70B = attention("32/8/128"), attention("64/8/128")
 MODELS: Mapping[str, ModelSpec] = {
     "llama-3.1-8b": spec(4096, 128256, uniform(32, GQA_8B, gated(14336)), gguf_rope_factors=64),
-    "llama-3.3-70b": spec(8192, 128256, uniform(80, GQA_70B, gated(28672)), gguf_rope_factors=64),
+    "llama-3.3-70b": spec(
+        8192, 128256, uniform(80, GQA_70B, gated(28672)), gguf_rope_factors=64, gguf_architecture="llama"
+    ),
     "llama-3.2-3b": spec(
         3072, 128256, uniform(28, attention("24/8/128"), gated(8192)), head="tied", gguf_rope_factors=64
     ),
@@ -282,6 +284,25 @@ def test_needs_imatrix_equals_the_tool(row: dict[str, str]) -> None:
 )
 def test_rules_one_by_one(model: str, recipe: str, name: str, layer: int, expected: str) -> None:
     assert expected == format_of(model, recipe, name, layer)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "raised"),
+    [
+        ("llama", True),
+        ("deci", True),
+        ("qwen2", True),
+        ("olmo", True),
+        ("falcon", False),
+        ("qwen3", False),
+        (None, False),
+    ],
+)
+def test_what_counts_as_a_70b_goes_by_architecture(architecture: str | None, raised: bool) -> None:
+    model = MODELS["llama-3.3-70b"].model_copy(update={"gguf_architecture": architecture})
+    values = next(t for t in gguf_tensors(model, "q4_k_m") if t.group.name == "attn_v")
+
+    assert (values.formats[10].name == "q5_k") is raised
 
 
 def test_four_experts_or_more_spare_the_values_of_the_lowest_mixes() -> None:

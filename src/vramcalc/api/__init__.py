@@ -19,6 +19,7 @@ from vramcalc.solvers.advice import find_advice
 from vramcalc.solvers.limits import find_limits
 from vramcalc.sources.machines import resolve_cards
 from vramcalc.sources.registry import Registry, gpu_registry, model_registry
+from vramcalc.specs.companions import Companions, Draft
 from vramcalc.specs.gpu import GpuSpec, OperatingSystem
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec
@@ -28,14 +29,17 @@ from vramcalc.units import parse_bytes, parse_count
 if TYPE_CHECKING:
     from vramcalc.reports.accuracy import ValidationReport
     from vramcalc.reports.catalogue import Catalogue
-    from vramcalc.reports.explanation import TextbookReport, WeightsReport
+    from vramcalc.reports.explanation import TextbookReport
+    from vramcalc.reports.inspection import InspectionReport
     from vramcalc.reports.solution import SolveReport
+    from vramcalc.reports.weights import WeightsReport
     from vramcalc.validation import Comparison
 
 DEFAULT_ENGINES = ("ollama", "vllm")
 _TEXTBOOK_CONTEXT = 2048
 _ADVERTISED = re.compile(r"(\d+(?:\.\d+)?)([BM])")
 _PATH_MARKS = ("/", "\\")
+_MODEL_SUFFIXES = (".gguf", ".safetensors", ".json")
 _SOURCE_PREFIXES = ("hf:", "ollama:", "https:", "http:")
 
 
@@ -52,6 +56,10 @@ class Request(Struct, frozen=True, kw_only=True):
     os: OperatingSystem = "linux"
     kv_type: str | None = None
     environment: Sequence[str] = ()  # NAME=VALUE
+    mmproj: str | None = None
+    draft: str | None = None
+    draft_quant: str | None = None
+    adapters: Sequence[str] = ()
     workload: Workload = field(default_factory=Workload)
     registries: Sequence[Path] = ()
 
@@ -153,22 +161,39 @@ def answer(request: Request) -> Report:
 
 
 def load_model(name: str, registries: Sequence[Path] = ()) -> ModelSpec:
-    """Return the spec of a model by id, alias, Hugging Face id, Ollama tag, or path of a config.json or its folder.
+    """Return the spec of a model by id, alias, Hugging Face id, Ollama tag, path or source.
 
-    Raises ``UnknownNameError``, or ``BadInputError`` naming the key of a config.json that is not understood.
+    A path is that of a GGUF, of a .safetensors, of a config.json, or of a folder with them; a source is
+    ``hf:org/name[@revision][:file]``, ``ollama:name:tag`` or the web address of a GGUF, and these alone are looked for
+    on a network. Raises ``UnknownNameError``, ``UnavailableError``, or ``BadInputError`` naming what of a file is not
+    understood.
     """
     return _resolve_model(name, model_registry(registries))
 
 
 def _resolve_model(name: str, registry: Registry[ModelSpec]) -> ModelSpec:
-    if name.startswith(_SOURCE_PREFIXES) or name.endswith((".gguf", ".safetensors")):
-        fact = f"{name}: reading weights files and hubs is not built in yet"
-        raise UsageError(fact, "name a registry entry (`vramcalc models`) or the path of a config.json")
-    if name.endswith(".json") or (any(mark in name for mark in _PATH_MARKS) and Path(name).is_dir()):
-        from vramcalc.sources.config_json import read_config  # noqa: PLC0415 - start-up
+    if names_source(name):
+        from vramcalc.sources.locate import read_source  # noqa: PLC0415 - start-up
 
-        return read_config(Path(name))
+        return read_source(name, with_weights=False).model()
     return registry.resolve(name)
+
+
+def names_source(name: str) -> bool:
+    """Return whether a text names a file, a folder or a place on a network, and no entry of a registry."""
+    if name.lower().startswith(_SOURCE_PREFIXES) or name.lower().endswith(_MODEL_SUFFIXES):
+        return True
+    return any(mark in name for mark in _PATH_MARKS) and Path(name).is_dir()
+
+
+def inspect(source: str, expected: str | None = None, registries: Sequence[Path] = ()) -> "InspectionReport":
+    """Return what a file, a folder or a source holds, and what of it is not what its name, or ``expected``, says.
+
+    Raises ``UnavailableError`` or ``BadInputError`` where no header can be read, ``UnknownNameError`` for ``expected``.
+    """
+    from vramcalc.api.inspecting import inspect_source  # noqa: PLC0415 - start-up
+
+    return inspect_source(source, expected, registries)
 
 
 def load_gpu(name: str, registries: Sequence[Path] = ()) -> GpuSpec:
@@ -184,6 +209,18 @@ def list_catalogue(kind: str, text: str = "", registries: Sequence[Path] = ()) -
         found = tuple(model_row(spec) for spec in model_registry(registries).search(text))
         return Catalogue(SCHEMA_VERSION, found, ())
     return Catalogue(SCHEMA_VERSION, (), tuple(gpu_row(spec) for spec in gpu_registry(registries).search(text)))
+
+
+def add_entry(source: str, entry_id: str | None = None, *, force: bool = False) -> tuple[str, Path]:
+    """Write a model found at ``source`` into the user's registry; return the id it goes by, and the file.
+
+    Raises ``UsageError`` where the name is taken and ``force`` is not given, ``BadInputError`` for what is no model,
+    ``UnavailableError`` where the file cannot be written. Nothing is written by half.
+    """
+    from vramcalc.sources.locate import read_source  # noqa: PLC0415 - start-up
+    from vramcalc.sources.own_registry import write_model  # noqa: PLC0415
+
+    return write_model(read_source(source, with_weights=False).model(), entry_id, force=force)
 
 
 def show_entry(kind: str, name: str, registries: Sequence[Path] = ()) -> Mapping[str, Any]:
@@ -209,11 +246,12 @@ def explain_textbook(request: Request) -> "TextbookReport":
 
 def explain_weights(request: Request) -> "WeightsReport":
     """Return a model's weights by role and storage type, in the first format asked for."""
-    from vramcalc.reports.explanation import weights_report  # noqa: PLC0415 - start-up
+    from vramcalc.reports.weights import weights_report  # noqa: PLC0415 - start-up
 
     model = load_model(request.model, request.registries)
     asked = next((q for q in request.quants if q), None)
-    return weights_report(model, asked or model.checkpoint_format or model.dtype)
+    own = model.stored.format if model.stored else model.checkpoint_format
+    return weights_report(model, asked or own or model.dtype)
 
 
 def validate(engine: str | None = None, folder: Path | None = None) -> "ValidationReport":
@@ -281,6 +319,10 @@ def read_questions(request: Request, names: Names | None = None) -> Iterator[tup
     workload = checked_workload(request)
     names = names or Names.of(request.registries)
     model = _resolve_model(request.model, names.models)
+    if workload.n_context == 0:  # as llama.cpp reads it: what the model was trained for, and no less
+        workload = replace(workload, n_context=model.context)
+    companions = _companions(request, names.models)
+    own = model.stored.format if model.stored else None
     for text in request.gpus:
         found = resolve_cards(text, names.cards)
         machine = machine_of(request, found.gpus)
@@ -288,8 +330,9 @@ def read_questions(request: Request, names: Names | None = None) -> Iterator[tup
             name, version = parse_engine(engine)
             settings = with_environment(name, workload, _variables(request.environment))
             for quant in request.quants or (None,):
-                weight_format = None if quant is None else quant.strip().lower()
-                yield Asked(model, machine, name, version, weight_format, settings), found.notes
+                weight_format = own if quant is None else quant.strip().lower()
+                asked = Asked(model, machine, name, version, weight_format, settings, companions)
+                yield asked, found.notes
 
 
 def machine_of(request: Request, gpus: tuple[GpuSpec, ...]) -> Machine:
@@ -332,7 +375,7 @@ def checked_workload(request: Request) -> Workload:
     if not request.engines:
         raise UsageError("no engine was named", f"the engines are {', '.join(ENGINE_NAMES)}")
     positive = {
-        "--context": w.n_context,
+        "--context": w.n_context or 1,  # 0 is the trained one
         "--parallel": w.n_sequences,
         "--slots": w.n_slots,
         "--step-tokens": w.step_tokens,
@@ -342,11 +385,18 @@ def checked_workload(request: Request) -> Workload:
         "--dp": w.data_parallel,
         "--nodes": request.nodes,
         "--kv-cache-memory-bytes": w.kv_cache_memory_bytes,
+        "--block-size": w.block_tokens,
     }
     for option, value in positive.items():
         if value is not None and value < 1:
             raise UsageError(f"{option} is {value}, which leaves nothing to estimate", "give 1 or more")
-    for option, value in {"--gpu-layers": w.gpu_layers, "--cpu-moe": w.cpu_moe}.items():
+    not_negative = {
+        "--gpu-layers": w.gpu_layers,
+        "--cpu-moe": w.cpu_moe,
+        "--main-gpu": w.main_gpu,
+        "--draft-gpu-layers": w.draft_gpu_layers,
+    }
+    for option, value in not_negative.items():
         if value is not None and value < 0:
             raise UsageError(f"{option} is {value}", "give 0 or more")
     if w.memory_share is not None and not 0 < w.memory_share <= 1:
@@ -355,6 +405,20 @@ def checked_workload(request: Request) -> Workload:
         return w
     k, _, v = request.kv_type.strip().lower().partition("/")
     return replace(w, k_format=k, v_format=v or k)
+
+
+def _companions(request: Request, registry: Registry[ModelSpec]) -> Companions:
+    """Return what is to be loaded beside the model."""
+    if request.draft is None and request.mmproj is None and not request.adapters:
+        return Companions()
+    from vramcalc.sources.adapters import resolve_adapter  # noqa: PLC0415 - start-up
+
+    draft = None
+    if request.draft is not None:
+        quant = request.draft_quant
+        draft = Draft(_resolve_model(request.draft, registry), None if quant is None else quant.strip().lower())
+    projector = None if request.mmproj is None else request.mmproj.strip().lower()
+    return Companions(draft, projector, tuple(resolve_adapter(text) for text in request.adapters))
 
 
 def _variables(texts: Sequence[str]) -> list[tuple[str, str]]:

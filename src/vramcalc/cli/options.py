@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
@@ -22,7 +23,22 @@ if TYPE_CHECKING:
 SECTIONS = {
     "What and where": ("model", "gpu", "nodes", "ram", "reserve", "os", "engine", "quant", "registry"),
     "The load": ("context", "parallel", "step_tokens", "kv_type", "flash_attention"),
-    "llama.cpp and Ollama": ("slots", "kv_unified", "swa_full", "gpu_layers", "cpu_moe", "env"),
+    "Loaded beside the model": ("mmproj", "draft", "draft_quant", "draft_gpu_layers", "lora"),
+    "llama.cpp and Ollama": ("slots", "gpu_layers", "env"),
+    "llama.cpp": (
+        "cpu_moe",
+        "override",
+        "kv_unified",
+        "swa_full",
+        "kv_offload",
+        "op_offload",
+        "tensor_split",
+        "split_mode",
+        "main_gpu",
+        "mmap",
+        "mlock",
+        "repack",
+    ),
     "vLLM, SGLang, TensorRT-LLM": (
         "memory_share",
         "max_num_seqs",
@@ -33,8 +49,13 @@ SECTIONS = {
         "enforce_eager",
         "kv_cache_memory_bytes",
         "cpu_offload",
+        "kv_offloading_size",
+        "block_size",
+        "chunked_prefill",
+        "prefix_caching",
     ),
 }
+_AUTO = ("auto", "-1")  # vLLM's words for the longest context that fits
 
 
 class System(StrEnum):
@@ -65,7 +86,7 @@ class RequestOptions:
         list[str], Option("--quant", "-q", help="Weight format: q4_k_m, awq-4bit, attn=q6_k,mlp=q4_k ...; repeatable.")
     ] = ()  # type: ignore[assignment]
     context: Annotated[
-        str | None, Option("--context", "-c", "--max-model-len", help="Tokens of one sequence: 8192, 8k.")
+        str | None, Option("--context", "-c", "--max-model-len", help="Tokens of one sequence: 8192, 8k; vLLM: auto.")
     ] = None
     parallel: Annotated[
         int | None, Option("--parallel", "-n", "--users", help="Sequences that must fit at once, each at full context.")
@@ -86,13 +107,45 @@ class RequestOptions:
     enforce_eager: Annotated[bool, Option("--enforce-eager", help="No CUDA graphs.")] = False
     kv_cache_memory_bytes: Annotated[str | None, Option(help="vLLM: the KV pool of each card, e.g. 4GiB.")] = None
     cpu_offload: Annotated[str | None, Option(help="vLLM, SGLang: weights of each card in RAM, e.g. 4GiB.")] = None
+    kv_offloading_size: Annotated[str | None, Option(help="vLLM: KV cache kept in host memory, e.g. 16GiB.")] = None
+    block_size: Annotated[int | None, Option(help="vLLM: tokens of a cache block.")] = None
+    chunked_prefill: Annotated[
+        bool, Option("--enable-chunked-prefill/--no-enable-chunked-prefill", help="vLLM: cut long prompts into steps.")
+    ] = True
+    prefix_caching: Annotated[
+        bool,
+        Option("--enable-prefix-caching/--no-enable-prefix-caching", help="vLLM: keep states of hybrids to reuse."),
+    ] = True
     gpu_layers: Annotated[int | None, Option(help="Layers on GPUs; the head counts as one.")] = None
-    cpu_moe: Annotated[int | None, Option(help="llama.cpp: keep the experts of the first N layers in RAM.")] = None
+    cpu_moe: Annotated[int | None, Option(help="Keep the experts of the first N layers in RAM.")] = None
     flash_attention: Annotated[
         bool | None, Option("--flash-attention/--no-flash-attention", help="Default: as the engine decides.")
     ] = None
     kv_unified: Annotated[bool | None, Option("--kv-unified/--no-kv-unified", help="One pool for all slots.")] = None
-    swa_full: Annotated[bool, Option("--swa-full", help="llama.cpp: sliding-window layers cache everything.")] = False
+    swa_full: Annotated[bool, Option("--swa-full", help="Sliding-window layers cache everything.")] = False
+    override: Annotated[
+        list[str],
+        Option(help="Tensors by role or name pattern to a device: mlp=host, 'ffn_up=gpu1'; repeatable."),
+    ] = ()  # type: ignore[assignment]
+    tensor_split: Annotated[str | None, Option("--tensor-split", "-ts", help="GPUs' shares: 3,1.")] = None
+    split_mode: Annotated[
+        str | None, Option("--split-mode", "-sm", help="Whole layers per GPU (layer), or one GPU (none).")
+    ] = None
+    main_gpu: Annotated[int | None, Option("--main-gpu", "-mg", help="The GPU of split mode none.")] = None
+    kv_offload: Annotated[bool, Option("--kv-offload/--no-kv-offload", help="The cache on GPUs.")] = True
+    op_offload: Annotated[
+        bool, Option("--op-offload/--no-op-offload", help="GPUs compute large batches of host weights.")
+    ] = True
+    mmap: Annotated[bool, Option("--mmap/--no-mmap", help="Host weights are mapped from the file.")] = True
+    mlock: Annotated[bool, Option("--mlock", help="Host weights stay in memory.")] = False
+    repack: Annotated[bool, Option("--repack/--no-repack", help="Rearrange CPU weights.")] = True
+    mmproj: Annotated[str | None, Option(help="llama.cpp: load the vision tower, as f16, bf16, q8_0 or f32.")] = None
+    draft: Annotated[str | None, Option("--draft", "-md", help="llama.cpp: a draft model, named as --model.")] = None
+    draft_quant: Annotated[str | None, Option(help="llama.cpp: the draft model's weight format.")] = None
+    draft_gpu_layers: Annotated[
+        int | None, Option("--draft-gpu-layers", "-ngld", help="llama.cpp: the draft model's layers on GPUs.")
+    ] = None
+    lora: Annotated[list[str], Option(help="llama.cpp: an adapter: rank=16, or the folder of one; repeatable.")] = ()  # type: ignore[assignment]
     env: Annotated[
         list[str], Option("--env", help="Ollama: a variable of its server, e.g. OLLAMA_SCHED_SPREAD=1; repeatable.")
     ] = ()  # type: ignore[assignment]
@@ -118,9 +171,14 @@ class RequestOptions:
             os=self.os.value,
             kv_type=self.kv_type,
             environment=self.env,
+            mmproj=self.mmproj,
+            draft=self.draft,
+            draft_quant=self.draft_quant,
+            adapters=self.lora,
             registries=self.registry,
             workload=Workload(
-                n_context=_count("--context", self.context),
+                n_context=None if self.context in _AUTO else _count("--context", self.context),
+                fit_context=self.context in _AUTO,
                 n_sequences=self.parallel,
                 n_slots=self.slots,
                 step_tokens=_count("--step-tokens", self.step_tokens),
@@ -133,11 +191,25 @@ class RequestOptions:
                 enforce_eager=self.enforce_eager,
                 kv_cache_memory_bytes=_size("--kv-cache-memory-bytes", self.kv_cache_memory_bytes),
                 cpu_offload_bytes=_size("--cpu-offload", self.cpu_offload) or 0,
+                kv_offload_bytes=_size("--kv-offloading-size", self.kv_offloading_size) or 0,
+                block_tokens=self.block_size,
+                chunked_prefill=self.chunked_prefill,
+                prefix_caching=self.prefix_caching,
                 gpu_layers=self.gpu_layers,
                 cpu_moe=self.cpu_moe,
                 flash_attention=self.flash_attention,
                 kv_unified=self.kv_unified,
                 swa_full=self.swa_full,
+                overrides=tuple(self.override),
+                tensor_split=_shares(self.tensor_split),
+                split_mode=self.split_mode,
+                main_gpu=self.main_gpu,
+                kv_offload=self.kv_offload,
+                op_offload=self.op_offload,
+                mmap=self.mmap,
+                mlock=self.mlock,
+                repack=self.repack,
+                draft_gpu_layers=self.draft_gpu_layers,
             ),
         )
 
@@ -203,6 +275,18 @@ def _size(option: str, text: str | None) -> int | None:
         return None if text is None else int(text) if text.isdecimal() else parse_bytes(text)
     except ValueError as error:
         raise UsageError(f"{option}: {error}", "GB is 10^9 bytes and GiB 2^30") from error
+
+
+def _shares(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        shares = tuple(float(part) for part in text.replace("/", ",").split(","))
+    except ValueError:
+        shares = ()
+    if not shares or any(not math.isfinite(share) or share < 0 for share in shares):
+        raise UsageError(f"--tensor-split {text!r} is no list of shares", "write e.g. 3,1")
+    return shares
 
 
 def _share(value: float | None) -> Fraction | None:

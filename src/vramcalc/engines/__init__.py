@@ -57,4 +57,9 @@ def bind_engine(name: str, setup: Setup) -> Engine:
             f"not modelled for {name} yet in {setup.model.name}: {', '.join(sorted(beyond))}",
             f"`vramcalc explain weights -m {setup.model.id}` answers for its weights",
         )
+    refused = [o for o in setup.companions.names if o not in getattr(module, "COMPANIONS", ())]
+    if refused:
+        raise RefusedError(
+            f"{' and '.join(refused)}: not modelled for {name}", "use --engine llama.cpp, or leave it out"
+        )
     return cast("Callable[[Setup], Engine]", module.bind)(setup)

@@ -5,7 +5,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from vramcalc.ledger import Ledger
+from vramcalc.ledger import Component, Ledger
+from vramcalc.specs.companions import Companions
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec
 from vramcalc.specs.placement import Placement
@@ -21,6 +22,7 @@ class Setup(Struct, frozen=True):
     machine: Machine
     weight_format: str | None = None
     version: str | None = None
+    companions: Companions = Companions()
 
 
 class Proposal(Struct, frozen=True):
@@ -40,13 +42,23 @@ class Budget(Struct, frozen=True):
 
 
 class Pool(Struct, frozen=True, kw_only=True):
-    """The KV cache a paging engine sets aside, as it prints it. Blocks are its pages."""
+    """The KV cache a paging engine sets aside, as it prints it. Blocks are its pages.
+
+    ``log`` is what the engine would print about memory as it starts, in its own words; empty where that is not known.
+    """
 
     pool_bytes: int
     n_blocks: int
     block_tokens: int
     n_tokens: int
     max_concurrency: float
+    log: tuple[str, ...] = ()
+
+
+def loaded_bytes(ledger: Ledger) -> int:
+    """Return the weights as an allocator holds them."""
+    rounding = sum(line.n_bytes for line in ledger.lines if ALLOCATOR_ROUNDING in line.values)
+    return ledger.of_component(Component.WEIGHTS).n_bytes + rounding
 
 
 class Readout(Struct, frozen=True):
@@ -68,6 +80,7 @@ class Engine(Protocol):
     version: str  # the rule set in force, e.g. "0.33"
     weight_format: str
     margin_bytes: int  # what its own placement keeps free on each GPU before it moves layers off
+    context_step: int  # tokens, the granularity of its longest context
 
     @property
     def maps_weights(self) -> bool:

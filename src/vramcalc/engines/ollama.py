@@ -32,17 +32,17 @@ from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.ledger import HOST, Ledger
 from vramcalc.specs.model import GatedDelta
-from vramcalc.specs.placement import Placement
 from vramcalc.specs.workload import Workload
 from vramcalc.units import MIB
 
 if TYPE_CHECKING:
     from vramcalc.engines._ollama.early import EarlyOllama
 
-__all__ = ["HANDLES", "NAME", "VERSIONS", "Ollama", "bind", "with_environment"]
+__all__ = ["COMPANIONS", "HANDLES", "NAME", "VERSIONS", "Ollama", "bind", "with_environment"]
 
 NAME = "ollama"
 VERSIONS = ("0.30", "0.33")
+COMPANIONS = frozenset({"--mmproj", "--lora"})
 EARLY_VERSIONS = ("0.5", "0.6.7", "0.10")
 _UNKNOWN = ((0, 12, 0), (0, 30, 0))  # its own engine's graph, measured while loading, placed the layers
 
@@ -200,10 +200,17 @@ class Ollama(LlamaProcess):
         free = tuple(self._free(device) for device in devices)
         asked = workload.gpu_layers
         fixed = None if asked is None else lay_out(n_layers, asked, free)
-        return Fit(self._meter, free, run, is_context_free=False, fixed=fixed).solve()
+        margins = self._margins(devices)
+        return Fit(self._meter, free, run, is_context_free=False, fixed=fixed, margins=margins).solve()
 
-    def _devices(self, placement: Placement) -> tuple[str, ...]:
+    def _margins(self, devices: tuple[str, ...]) -> tuple[int, ...]:
+        """Return what the fit keeps free: Ollama raises it by a projector's file, and llama-server once more."""
+        file_size = 0 if self._projector is None else self._projector.weight_bytes
+        return tuple(margin + file_size for margin in super()._margins(devices))
+
+    def _devices(self, proposal: Proposal) -> tuple[str, ...]:
         """Return the cards of a placement: the one that holds everything, or all."""
+        placement = proposal.placement
         used = {*placement.layers, placement.output_device} - {HOST}
         return tuple(used) if len(used) == 1 else self._machine.device_names()
 
@@ -236,6 +243,9 @@ def _check(workload: Workload) -> None:
         raise RefusedError("Ollama cannot keep experts in host memory by layer", "use --engine llama.cpp")
     if workload.kv_unified:
         raise RefusedError("Ollama runs llama-server with separate streams", "leave --kv-unified out")
+    changed = [option for option, is_changed in _without_switch(workload) if is_changed]
+    if changed:
+        raise RefusedError(f"Ollama has no switch for {changed[0]}", "use --engine llama.cpp")
     if workload.swa_full:
         raise RefusedError("Ollama has no switch for full-size sliding caches", "use --engine llama.cpp")
     if None not in (workload.k_format, workload.v_format) and workload.k_format != workload.v_format:
@@ -243,3 +253,16 @@ def _check(workload: Workload) -> None:
     for name in (workload.k_format, workload.v_format):
         if name is not None and name not in _CACHE_FORMATS and not name.startswith("fp8"):
             raise RefusedError(f"Ollama's cache is f16, q8_0 or q4_0, not {name}", "take q8_0: --kv-type q8_0")
+
+
+def _without_switch(workload: Workload) -> Iterator[tuple[str, bool]]:
+    """Yield settings of llama-server that Ollama does not pass on, and whether they are asked for."""
+    yield "--override", bool(workload.overrides)
+    yield "--tensor-split", workload.tensor_split is not None
+    yield "--split-mode", workload.split_mode is not None
+    yield "--main-gpu", workload.main_gpu is not None
+    yield "--no-kv-offload", not workload.kv_offload
+    yield "--no-op-offload", not workload.op_offload
+    yield "--no-mmap", not workload.mmap
+    yield "--mlock", workload.mlock
+    yield "--no-repack", not workload.repack

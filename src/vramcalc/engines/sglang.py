@@ -65,6 +65,7 @@ class SgLang:
     name = NAME
     margin_bytes = 0
     maps_weights = False
+    context_step = 1
 
     def __init__(self, setup: Setup, rules: RuleSet, chosen: ChosenFormat) -> None:
         self.version = rules.version
@@ -245,6 +246,7 @@ class SgLang:
             tensor_parallel=parallel.tensor,
             is_piped=parallel.pipeline > 1,
             whole_experts=parallel.whole_experts,
+            replicas=1,
         )
         yield activation_line(shape, batch if stage == parallel.pipeline - 1 else 0, outside=True)
         if not workload.enforce_eager:

@@ -49,6 +49,7 @@ class TensorRtLlm:
     name = NAME
     margin_bytes = 0
     maps_weights = False
+    context_step = 1
 
     def __init__(self, setup: Setup, rules: RuleSet, chosen: ChosenFormat) -> None:
         self.version = rules.version
@@ -159,6 +160,7 @@ class TensorRtLlm:
             tensor_parallel=parallel.tensor,
             is_piped=parallel.pipeline > 1,
             whole_experts=parallel.whole_experts,
+            replicas=1,
         )
         has_head = stage == parallel.pipeline - 1
         batch = min(workload.max_num_seqs or 0, GRAPH_BATCH)

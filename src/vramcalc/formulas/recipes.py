@@ -31,7 +31,7 @@ from vramcalc.formulas._recipe_rules import (
     Traits,
 )
 from vramcalc.formulas.inventory import TensorGroup, tensor_groups
-from vramcalc.specs.formats import F16, F32, FLOATS, GGML, BlockFormat
+from vramcalc.specs.formats import F16, F32, FLOATS, GGML, GGML_STORED, BlockFormat
 from vramcalc.specs.model import (
     CompressedAttention,
     GatedDelta,
@@ -41,6 +41,8 @@ from vramcalc.specs.model import (
     MoeMlp,
     NoAttention,
     Role,
+    StoredGroup,
+    parse_layers,
 )
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "average_bits",
     "gguf_groups",
     "gguf_tensors",
+    "is_recipe",
     "resolve_recipe",
 ]
 
@@ -89,6 +92,7 @@ class GgufTensor(Struct, frozen=True):
 
 
 _LAYERS_OF_A_70B = 80
+_KNOWN_AS_70B = frozenset({"llama", "deci", "qwen2", "olmo"})
 _TYPES = {name: fmt for name, fmt in GGML.items() if name != "q8_k"}  # q8_k never reaches a file
 
 _ROLE_OF_KEY: Mapping[str, Role] = {
@@ -119,6 +123,11 @@ def resolve_recipe(text: str) -> Recipe | RoleMix:
     return RECIPES[name]
 
 
+def is_recipe(name: str) -> bool:
+    """Whether llama-quantize has a mix of that name."""
+    return name.strip().lower() in RECIPES or name.strip().lower() in ALIASES
+
+
 def gguf_groups(model: ModelSpec) -> tuple[TensorGroup, ...]:
     """Return the inventory as a converted GGUF holds it.
 
@@ -138,7 +147,7 @@ def gguf_groups(model: ModelSpec) -> tuple[TensorGroup, ...]:
 
 
 def gguf_tensors(model: ModelSpec, recipe: str, *, has_imatrix: bool | None = None) -> tuple[GgufTensor, ...]:
-    """Return all tensors of the model's GGUF under a mix.
+    """Return all tensors of the model's GGUF under a mix: the file's own where the model is a file of that format.
 
     ``has_imatrix`` tells whether an importance matrix was at hand, which shifts a few tensors of q4_0, q5_0, iq4_nl,
     iq4_xs and iq3_xxs; None: only where the mix cannot do without.
@@ -146,6 +155,8 @@ def gguf_tensors(model: ModelSpec, recipe: str, *, has_imatrix: bool | None = No
     Units:
         Bytes of tensor data; the file's padding of each tensor to 32 bytes is not in it.
     """
+    if model.stored is not None and recipe == model.stored.format:
+        return tuple(_stored_tensor(group) for group in model.stored.groups)
     mix = resolve_recipe(recipe)
     groups = gguf_groups(model)
     if isinstance(mix, RoleMix):
@@ -159,6 +170,21 @@ def average_bits(model: ModelSpec, recipe: str) -> float:
     """Return the bits per weight over the whole file, vectors included."""
     tensors = gguf_tensors(model, recipe)
     return 8 * sum(t.n_bytes for t in tensors) / sum(t.group.n_elements for t in tensors)
+
+
+def _stored_tensor(stored: StoredGroup) -> GgufTensor:
+    """Return a file's tensors. Raises ``UnknownNameError`` for a type no file has."""
+    formats: dict[int, BlockFormat] = {}
+    for name, layers in stored.types.items():
+        if name not in GGML_STORED:
+            raise UnknownNameError("storage type", name, GGML_STORED, see=f"types: {', '.join(GGML_STORED)}")
+        formats |= dict.fromkeys(parse_layers(layers), GGML_STORED[name])
+    if not formats:
+        group = TensorGroup(stored.name, stored.role, stored.shape, copies=stored.copies)
+        return GgufTensor(group, (GGML_STORED[next(iter(stored.types))],))
+    order = tuple(sorted(formats))
+    group = TensorGroup(stored.name, stored.role, stored.shape, copies=stored.copies, layers=order)
+    return GgufTensor(group, tuple(formats[layer] for layer in order))
 
 
 def _parse_role_mix(text: str) -> RoleMix:
@@ -233,12 +259,16 @@ def _traits(model: ModelSpec, *, has_imatrix: bool) -> Traits:
         queries_per_kv_head=queries_per_kv_head,
         n_experts=max(kind.mlp.n_experts if isinstance(kind.mlp, MoeMlp) else 0 for kind in layers.kinds.values()),
         n_layers=layers.n_layers,
-        # llama.cpp goes by architecture (llama, qwen2, deci, olmo), which specs do not state; Falcon is none of them
-        is_70b=(
-            layers.n_layers == _LAYERS_OF_A_70B and queries_per_kv_head > 1 and model.norm == "rms" and not model.is_moe
-        ),
+        is_70b=_is_70b(model, queries_per_kv_head),
         has_imatrix=has_imatrix,
     )
+
+
+def _is_70b(model: ModelSpec, queries_per_kv_head: int) -> bool:
+    """Whether llama.cpp calls the model a 70B: by architecture and layers (src/llama-model.cpp, LLM_TYPE_70B)."""
+    if model.layers.n_layers != _LAYERS_OF_A_70B or model.is_moe:
+        return False
+    return model.gguf_architecture in _KNOWN_AS_70B and (model.gguf_architecture != "llama" or queries_per_kv_head > 1)
 
 
 def _queries_per_kv_head(layers: Sequence[LayerKind]) -> int:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from vramcalc.errors import UnknownNameError
 from vramcalc.formulas.inventory import TensorGroup, tensor_groups
-from vramcalc.formulas.recipes import gguf_tensors
+from vramcalc.formulas.recipes import RECIPES, gguf_tensors, is_recipe
 from vramcalc.specs.format_names import EXAMPLES, scaled_format
 from vramcalc.specs.formats import FLOATS, BlockFormat, ScaledFormat, WeightFormat
 from vramcalc.specs.model import ModelSpec, Role, StoredApart
@@ -82,16 +82,15 @@ def _format_apart(rule: StoredApart, dtype: BlockFormat) -> WeightFormat:
 
 def stored_tensors(model: ModelSpec, weight_format: str, *, has_imatrix: bool | None = None) -> Iterator[StoredTensor]:
     """Yield what a file of this format holds. Raises ``UnknownNameError`` for a format nobody knows."""
-    storage = checkpoint_storage(model, weight_format)
+    is_own = model.stored is not None and model.stored.format == weight_format
+    storage = None if is_own else checkpoint_storage(model, weight_format)
     if storage is not None:
         yield from _checkpoint_tensors(tensor_groups(model), storage)
         return
-    try:
-        tensors = gguf_tensors(model, weight_format, has_imatrix=has_imatrix)
-    except UnknownNameError as error:
-        error.hint = error.hint or f"checkpoint formats are {', '.join(EXAMPLES)}"
-        raise
-    for tensor in tensors:
+    if "=" not in weight_format and not is_recipe(weight_format):
+        see = f"GGUF mixes are {', '.join(RECIPES)}; formats of checkpoints {', '.join(EXAMPLES)}"
+        raise UnknownNameError("weight format", weight_format, (*RECIPES, *EXAMPLES), see=see)
+    for tensor in gguf_tensors(model, weight_format, has_imatrix=has_imatrix):
         group = tensor.group
         per_layer = group.n_elements // len(tensor.formats)
         for fmt, n_layers in Counter(tensor.formats).items():

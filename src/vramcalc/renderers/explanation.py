@@ -7,8 +7,9 @@ import textwrap
 from collections.abc import Iterator, Mapping
 
 from vramcalc.renderers.words import engine_title, machine_words, subject
-from vramcalc.reports.explanation import Step, TextbookReport, WeightsReport
+from vramcalc.reports.explanation import Step, TextbookReport
 from vramcalc.reports.schema import EstimateReport, LineReport, Report
+from vramcalc.reports.weights import WeightsReport
 from vramcalc.units import format_bytes, format_gb, format_gib
 
 _SYMBOL = re.compile(r"[A-Za-z_]\w*")
@@ -118,15 +119,24 @@ def render_weights(report: WeightsReport, *, as_json: bool) -> str:
     if as_json:
         return json.dumps(report.to_dict(), indent=2)
     rows = [("role", "storage", "parameters", "bytes", "")]
-    rows += [
-        (part.role, part.storage, f"{part.n_parameters:,}", f"{part.n_bytes:,}", format_bytes(part.n_bytes))
-        for part in report.parts
-    ]
-    rows.append(("total", "", f"{report.n_elements:,}", f"{report.n_bytes:,}", format_bytes(report.n_bytes)))
+    rows += [_weights_row(part.role, part.storage, part.n_parameters, part.n_bytes) for part in report.parts]
+    rows.append(_weights_row("total", "", report.n_elements, report.n_bytes))
+    if len(report.by_storage) > 1:
+        rows.append(("", "", "", "", ""))
+        rows += [_weights_row("all", part.storage, part.n_parameters, part.n_bytes) for part in report.by_storage]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = ["  ".join([*map(str.ljust, row[:2], widths), *map(str.rjust, row[2:], widths[2:])]) for row in rows]
-    title = f"{report.model} in {report.weight_format}: {report.bits_per_weight:.3f} bits per weight ({report.basis})"
-    return "\n".join([title, "", *(line.rstrip() for line in lines), "", *report.notes]).rstrip() + "\n"
+    spread = ""
+    if report.low_bytes != report.high_bytes:
+        spread = f", {format_bytes(report.low_bytes)} to {format_bytes(report.high_bytes)}"
+    bits = f"{report.bits_per_weight:.3f} bits per weight on average"
+    title = _indented(f"{report.model} in {report.weight_format}: {bits} ({report.basis}{spread})", 0)
+    notes = [_indented(note, 0) for note in report.notes]
+    return "\n".join([title, "", *(line.rstrip() for line in lines), "", *notes]).rstrip() + "\n"
+
+
+def _weights_row(role: str, storage: str, n_parameters: int, n_bytes: int) -> tuple[str, str, str, str, str]:
+    return role, storage, f"{n_parameters:,}", f"{n_bytes:,}", format_bytes(n_bytes)
 
 
 def _indented(text: str, n_spaces: int) -> str:

@@ -103,8 +103,9 @@ def assumed_sentence(estimate: EstimateReport) -> str:
     ]
     said = [text + ("*" if name in load.assumed else "") for name, text in parts if text]
     placement = estimate.placement
-    if placement and placement.tensor_parallel * placement.pipeline_parallel > 1:
-        said.append(f"TP {placement.tensor_parallel} x PP {placement.pipeline_parallel}")
+    if placement and placement.tensor_parallel * placement.pipeline_parallel * placement.data_parallel > 1:
+        replicas = f" x DP {placement.data_parallel}" if placement.data_parallel > 1 else ""
+        said.append(f"TP {placement.tensor_parallel} x PP {placement.pipeline_parallel}{replicas}")
     return ", ".join(said)
 
 

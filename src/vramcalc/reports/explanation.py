@@ -1,4 +1,4 @@
-"""Explanations that need no GPU: the textbook's arithmetic beside the true one, and weights by role."""
+"""The textbook's arithmetic beside the true one, which needs no GPU."""
 
 from typing import Any
 
@@ -6,7 +6,6 @@ from msgspec import Struct, to_builtins
 
 from vramcalc.formulas.inventory import n_parameters
 from vramcalc.formulas.kv_cache import cached_row_elements
-from vramcalc.formulas.weights import stored_tensors
 from vramcalc.specs.formats import F16
 from vramcalc.specs.model import GroupedQueryAttention, LatentAttention, ModelSpec, NoAttention
 
@@ -117,51 +116,3 @@ def _notes(model: ModelSpec, heads: int) -> tuple[str, ...]:
         return ()
     times = heads // attention.n_kv_heads
     return (f"{heads} query heads share {attention.n_kv_heads} KV heads: the cache is {times} times smaller",)
-
-
-class WeightPart(Struct, frozen=True):
-    """The tensors of one role in one storage type."""
-
-    role: str
-    storage: str
-    n_parameters: int
-    n_bytes: int
-
-
-class WeightsReport(Struct, frozen=True):
-    """A model's weights by role and storage type; the parts sum to ``n_bytes``."""
-
-    model: str
-    weight_format: str
-    n_elements: int
-    n_bytes: int
-    bits_per_weight: float
-    basis: str
-    parts: tuple[WeightPart, ...]
-    notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the explanation as JSON holds it."""
-        found: dict[str, Any] = to_builtins(self)
-        return found
-
-
-def weights_report(model: ModelSpec, weight_format: str) -> WeightsReport:
-    """Return the bytes of every role under a weight format, as the file holds them."""
-    sums: dict[tuple[str, str], list[int]] = {}
-    for tensor in stored_tensors(model, weight_format):
-        part = sums.setdefault((tensor.role, tensor.storage), [0, 0])
-        part[0] += tensor.n_elements
-        part[1] += tensor.n_bytes
-    parts = tuple(WeightPart(role, storage, n, n_bytes) for (role, storage), (n, n_bytes) in sums.items())
-    elements, n_bytes = sum(p.n_parameters for p in parts), sum(p.n_bytes for p in parts)
-    return WeightsReport(
-        model=model.id,
-        weight_format=weight_format,
-        n_elements=elements,
-        n_bytes=n_bytes,
-        bits_per_weight=round(8 * n_bytes / elements, 4),
-        basis="derived",
-        parts=parts,
-        notes=("Tensors as a file of this format holds them; engines add what `estimate` shows.",),
-    )

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import fields
 
+from vramcalc.engines.base import Pool
 from vramcalc.estimation import HOST_RESERVE_BYTES, Asked, Outcome
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.formulas.inventory import n_active_parameters, n_parameters
@@ -50,6 +51,7 @@ def freeze_refusal(asked: Asked, version: str, reason: str, advice: str, notes: 
         speed=None,
         lines=(),
         launch=(),
+        engine_log=(),
         advice=(),
         notes=tuple(notes),
     )
@@ -61,6 +63,7 @@ def freeze_outcome(
     """Return the report of an answered estimate."""
     workload = outcome.proposal.workload
     gpu_lines = [line for line in outcome.ledger.lines if line.device in outcome.balances]
+    pool = outcome.engine.pool(outcome.proposal, outcome.ledger)
     return EstimateReport(
         model=freeze_model(asked.model),
         engine=EngineReport(asked.engine, outcome.engine.version, asked.version),
@@ -73,10 +76,11 @@ def freeze_outcome(
         devices=_devices(asked.machine, outcome),
         totals=ComponentBytes(**_component_bytes(gpu_lines)),
         placement=_placement(asked.model, outcome.proposal.placement),
-        limits=_limits(outcome, limits),
+        limits=_limits(limits, pool),
         speed=None,
         lines=tuple(_line(line) for line in outcome.ledger.lines),
         launch=outcome.engine.command(outcome.proposal),
+        engine_log=pool.log if pool else (),
         advice=tuple(advice),
         notes=(*notes, *outcome.proposal.notes),
         readouts=_readouts(asked.machine, outcome),
@@ -135,6 +139,16 @@ def freeze_workload(settled: Workload, asked: Workload) -> WorkloadReport:
         n_slots=settled.n_slots,
         kv_unified=settled.kv_unified,
         swa_full=settled.swa_full,
+        overrides=settled.overrides,
+        tensor_split=settled.tensor_split,
+        split_mode=settled.split_mode,
+        main_gpu=settled.main_gpu,
+        kv_offload=settled.kv_offload,
+        op_offload=settled.op_offload,
+        mmap=settled.mmap,
+        mlock=settled.mlock,
+        repack=settled.repack,
+        draft_gpu_layers=settled.draft_gpu_layers,
         gpu_layers=settled.gpu_layers,
         cpu_moe=settled.cpu_moe,
         k_format=settled.k_format,
@@ -148,6 +162,10 @@ def freeze_workload(settled: Workload, asked: Workload) -> WorkloadReport:
         enforce_eager=settled.enforce_eager,
         kv_cache_memory_bytes=settled.kv_cache_memory_bytes,
         cpu_offload_bytes=settled.cpu_offload_bytes,
+        kv_offload_bytes=settled.kv_offload_bytes,
+        block_tokens=settled.block_tokens,
+        chunked_prefill=settled.chunked_prefill,
+        prefix_caching=settled.prefix_caching,
         assumed=filled,
         spread=settled.spread,
         gpu_overhead_bytes=settled.gpu_overhead_bytes,
@@ -241,8 +259,7 @@ def _placement(model: ModelSpec, placement: Placement) -> PlacementReport:
     )
 
 
-def _limits(outcome: Outcome, limits: Limits) -> LimitsReport:
-    pool = outcome.engine.pool(outcome.proposal, outcome.ledger)
+def _limits(limits: Limits, pool: Pool | None) -> LimitsReport:
     return LimitsReport(
         max_context=limits.max_context,
         max_sequences=limits.max_sequences,

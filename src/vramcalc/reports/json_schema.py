@@ -6,12 +6,14 @@ from msgspec import json
 
 from vramcalc.reports.accuracy import ValidationReport
 from vramcalc.reports.catalogue import Catalogue
-from vramcalc.reports.explanation import TextbookReport, WeightsReport
+from vramcalc.reports.explanation import TextbookReport
+from vramcalc.reports.inspection import InspectionReport
 from vramcalc.reports.matrix import MatrixReport
 from vramcalc.reports.plan import PlanReport
 from vramcalc.reports.schema import ErrorReport, Report
 from vramcalc.reports.solution import SolveReport
 from vramcalc.reports.stack import StackReport
+from vramcalc.reports.weights import WeightsReport
 
 _ANSWERS = (
     Report,
@@ -23,6 +25,7 @@ _ANSWERS = (
     TextbookReport,
     WeightsReport,
     ValidationReport,
+    InspectionReport,
     ErrorReport,
 )
 
@@ -32,7 +35,7 @@ def json_schema() -> dict[str, Any]:
     answers, definitions = json.schema_components(_ANSWERS, ref_template="#/$defs/{name}")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "vramcalc: an answer of one of its commands, or an error",
+        "title": "vramcalc: what a command answers as JSON",
         "anyOf": list(answers),
         "$defs": definitions,
     }

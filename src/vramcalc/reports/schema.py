@@ -61,9 +61,23 @@ class WorkloadReport(Struct, frozen=True):
     enforce_eager: bool
     kv_cache_memory_bytes: int | None
     cpu_offload_bytes: int
+    kv_offload_bytes: int
+    block_tokens: int | None
+    chunked_prefill: bool
+    prefix_caching: bool
     assumed: tuple[str, ...]
     spread: bool = False
     gpu_overhead_bytes: int = 0
+    overrides: tuple[str, ...] = ()
+    tensor_split: tuple[float, ...] | None = None
+    split_mode: str | None = None
+    main_gpu: int | None = None
+    kv_offload: bool = True
+    op_offload: bool = True
+    mmap: bool = True
+    mlock: bool = False
+    repack: bool = True
+    draft_gpu_layers: int | None = None
 
 
 class GpuReport(Struct, frozen=True):
@@ -209,6 +223,7 @@ class EstimateReport(Struct, frozen=True):
     speed: SpeedReport | None
     lines: tuple[LineReport, ...]
     launch: tuple[str, ...]
+    engine_log: tuple[str, ...]  # what the engine itself would print about memory, up to its error
     advice: tuple[str, ...]
     notes: tuple[str, ...]
     readouts: tuple[ReadoutReport, ...] = ()

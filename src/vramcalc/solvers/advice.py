@@ -7,9 +7,11 @@ from vramcalc.estimation import Asked, Outcome, estimate_outcome
 from vramcalc.solvers.ladder import (
     PAGED_ENGINES,
     Change,
+    cache_changes,
     context_change,
     eager_changes,
     format_changes,
+    free_share_changes,
     placement_changes,
     share_changes,
 )
@@ -17,7 +19,11 @@ from vramcalc.solvers.limits import Limits, longest_context
 from vramcalc.units import format_gib
 
 LEAST_USEFUL_CONTEXT = 2048
-_BUT = {"eager": ": no CUDA graphs, slower decoding"}
+_BUT = {
+    "free share": " for what else is on the card",
+    "eager": ": no CUDA graphs, slower decoding",
+    "cache": ": a cache of half the size",
+}
 
 
 def find_advice(asked: Asked, outcome: Outcome, limits: Limits) -> tuple[str, ...]:
@@ -30,7 +36,12 @@ def find_advice(asked: Asked, outcome: Outcome, limits: Limits) -> tuple[str, ..
     if 0 < shorter < context:
         flags = " ".join(context_change(asked, outcome, shorter).flags)
         found.append(f"{flags} keeps it on the GPUs with everything else as it is")
-    switches = (*share_changes(asked, outcome), *eager_changes(asked, outcome))
+    switches = (
+        *free_share_changes(asked, outcome),
+        *share_changes(asked, outcome),
+        *eager_changes(asked, outcome),
+        *(cache_changes(asked, outcome) if asked.engine in PAGED_ENGINES else ()),
+    )
     found += [f"{' '.join(c.flags)} makes room{_BUT.get(c.kind, '')}" for c in switches if _stays(outcome, c)]
     if any(_stays(outcome, change) for change in placement_changes(asked)):
         found.append("leave --gpu-layers and --cpu-moe out: the engine's own placement keeps it on the GPUs")
@@ -43,7 +54,10 @@ def find_advice(asked: Asked, outcome: Outcome, limits: Limits) -> tuple[str, ..
 
 def _stays(outcome: Outcome, change: Change) -> bool:
     """Whether a change of settings alone keeps the model on the GPUs of the engine that is bound already."""
-    return estimate_outcome(outcome.engine, change.asked.machine, change.asked.workload).stays_on_gpus
+    try:
+        return estimate_outcome(outcome.engine, change.asked.machine, change.asked.workload).stays_on_gpus
+    except UsageError:
+        return False
 
 
 def _other_formats(asked: Asked, outcome: Outcome, *, least: int, goal: int) -> Iterator[str]:

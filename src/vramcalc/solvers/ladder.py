@@ -9,7 +9,7 @@ from fractions import Fraction
 from msgspec import Struct
 from msgspec.structs import replace
 
-from vramcalc.estimation import Asked, Outcome
+from vramcalc.estimation import Asked, Balance, Outcome
 from vramcalc.specs.format_names import scaled_format
 from vramcalc.specs.quality import CACHE_QUALITY, Quality, qualities_for, weight_quality
 from vramcalc.specs.workload import Workload
@@ -18,6 +18,7 @@ from vramcalc.specs.workload import Workload
 ON_OTHER_HARDWARE = frozenset({"more GPUs", "a bigger GPU"})
 KINDS = (
     "placement",
+    "free share",
     "share",
     "cache",
     "step",
@@ -45,6 +46,7 @@ _OTHER_ENGINES = {
     "tensorrt-llm": ("vllm", "ollama", "llama.cpp"),
 }
 _LEAST_STEP = 256
+_NO_GRAPHS = "CUDA graphs: decoding is slower"
 _GPU_COUNTS = (2, 4, 8)
 
 
@@ -65,6 +67,29 @@ def placement_changes(asked: Asked) -> Iterator[Change]:
         yield Change("placement", replace(asked, workload=freed), (), "nothing: the engine places the layers itself")
 
 
+def free_share_changes(asked: Asked, outcome: Outcome) -> Iterator[Change]:
+    """Yield the share that is free, where the engine asks for more: alone, without CUDA graphs, with a small cache."""
+    share = outcome.proposal.workload.memory_share
+    free = min(map(_free_share, outcome.balances.values()))
+    if share is None or not 0 < free < share:
+        return
+    load = replace(asked.workload, memory_share=free)
+    flags = ("--memory-share", f"{float(free):g}")
+    yield Change("free share", replace(asked, workload=load), flags, "nothing: the rest of the card is taken")
+    eager = replace(load, enforce_eager=True)
+    yield Change("free share", replace(asked, workload=eager), (*flags, "--enforce-eager"), _NO_GRAPHS)
+    small = replace(eager, k_format="fp8", v_format="fp8")
+    lost = f"{_NO_GRAPHS}; precision of the cache: {words_of_loss(CACHE_QUALITY['fp8'])}"
+    yield Change("free share", replace(asked, workload=small), (*flags, "--enforce-eager", "--kv-type", "fp8"), lost)
+
+
+def _free_share(balance: Balance) -> Fraction:
+    """Return the share of a card, in whole percent, that is free as the engine starts."""
+    capacity = balance.budget.capacity_bytes
+    free = max(0, capacity - balance.outside.n_bytes - balance.reserve_bytes)
+    return Fraction(100 * free // capacity, 100)
+
+
 def share_changes(asked: Asked, outcome: Outcome) -> Iterator[Change]:
     """Yield a larger share of the card, where the engine takes a share."""
     share = outcome.proposal.workload.memory_share
@@ -78,7 +103,7 @@ def eager_changes(asked: Asked, outcome: Outcome) -> Iterator[Change]:
     """Yield running without CUDA graphs, where the engine captures them."""
     if outcome.proposal.workload.memory_share is not None and not asked.workload.enforce_eager:
         load = replace(asked.workload, enforce_eager=True)
-        yield Change("eager", replace(asked, workload=load), ("--enforce-eager",), "CUDA graphs: decoding is slower")
+        yield Change("eager", replace(asked, workload=load), ("--enforce-eager",), _NO_GRAPHS)
 
 
 def cache_changes(asked: Asked, outcome: Outcome) -> Iterator[Change]:

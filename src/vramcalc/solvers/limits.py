@@ -9,7 +9,6 @@ from vramcalc.solvers.room import room_left, room_of
 from vramcalc.solvers.search import largest_that_fits
 from vramcalc.specs.workload import Workload
 
-CONTEXT_STEP = 256  # the granularity of llama.cpp's cache, and a whole number of pages
 MOST_SEQUENCES = 1024  # as far as the search goes
 
 
@@ -39,12 +38,12 @@ def longest_context(engine: Engine, asked: Asked, settled: Workload, outcome: Ou
 
     ``outcome`` spares a walk: the estimate of ``settled`` itself, where it is known.
     """
-    room = room_of(engine, asked, settled)
-    at, rest = divmod(settled.n_context or 0, CONTEXT_STEP)
+    room, step = room_of(engine, asked, settled), engine.context_step
+    at, rest = divmod(settled.n_context or 0, step)
     known = (at, room_left(outcome, settled)) if outcome is not None and not rest else None
     steps = largest_that_fits(
-        lambda n: room(replace(settled, n_context=n * CONTEXT_STEP)),
-        upper=asked.model.context // CONTEXT_STEP,
+        lambda n: room(replace(settled, n_context=n * step)),
+        upper=asked.model.context // step,
         known=known,
     )
-    return steps * CONTEXT_STEP or None
+    return steps * step or None

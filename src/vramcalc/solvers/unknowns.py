@@ -13,7 +13,7 @@ from vramcalc.errors import RefusedError, UsageError
 from vramcalc.estimation import Asked, estimate_outcome
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.solvers.ladder import released_bits
-from vramcalc.solvers.limits import CONTEXT_STEP, MOST_SEQUENCES
+from vramcalc.solvers.limits import MOST_SEQUENCES
 from vramcalc.solvers.room import sure_room_of
 from vramcalc.solvers.search import edge_near, largest_of_islands
 from vramcalc.solvers.trying import SURELY_SHORT, Binding, fits, fitting_outcome, is_answer, obstacle_of, try_asked
@@ -45,7 +45,7 @@ class Solution(Struct, frozen=True):
 
 
 def solve_context(asked: Asked) -> Solution:
-    """Return the longest context that fits, in steps of 256 tokens up to the trained one.
+    """Return the longest context that fits, in the engine's steps up to the trained one.
 
     Raises ``RefusedError`` or ``UnknownNameError`` for what no context would help.
     """
@@ -56,8 +56,8 @@ def solve_context(asked: Asked) -> Solution:
 
 def longest_fitting_context(asked: Asked) -> int | None:
     """Return the answer of ``solve_context`` alone, None where not even the least fits or the engine refuses."""
-    at, upper = _contexts(asked)
     try:
+        at, upper = _contexts(asked)
         found = _largest(asked, at, upper=upper)
     except UsageError:
         return None
@@ -65,12 +65,12 @@ def longest_fitting_context(asked: Asked) -> int | None:
 
 
 def _contexts(asked: Asked) -> tuple[Callable[[int], Workload], int]:
-    trained = asked.model.context
+    trained, step = asked.model.context, asked.bind().context_step
 
     def at(n: int) -> Workload:
-        return replace(asked.workload, n_context=min(n * CONTEXT_STEP, trained))
+        return replace(asked.workload, n_context=min(n * step, trained))
 
-    return at, ceil_div(trained, CONTEXT_STEP)
+    return at, ceil_div(trained, step)
 
 
 def solve_sequences(asked: Asked) -> Solution:

@@ -71,3 +71,58 @@ ENVELOPES: Mapping[str, Envelope] = {
 
 # Where the model type says nothing, the architecture does.
 ARCHITECTURES: Names = {"DeepseekV4ForCausalLM": "deepseek_v4"}
+
+# What llama.cpp calls the model of a text config's type; a type that is not here it does not run.
+# Source: llama.cpp, src/llama-arch.cpp and convert_hf_to_gguf.py.
+GGUF_ARCHITECTURES: Names = {
+    "llama": "llama",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "granite": "granite",
+    "nemotron-nas": "deci",
+    "qwen2": "qwen2",
+    "qwen2_moe": "qwen2moe",
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3moe",
+    "qwen3_vl_text": "qwen3vl",
+    "qwen3_vl_moe_text": "qwen3vlmoe",
+    "qwen3_next": "qwen3next",
+    "qwen3_5_text": "qwen35",
+    "qwen3_5_moe_text": "qwen35moe",
+    "phi3": "phi3",
+    "olmo2": "olmo2",
+    "olmo3": "olmo2",
+    "olmoe": "olmoe",
+    "smollm3": "smollm3",
+    "seed_oss": "seed_oss",
+    "gpt_neox": "gptneox",
+    "stablelm": "stablelm",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "gemma4_text": "gemma4",
+    "gpt_oss": "gpt-oss",
+    "deepseek_v2": "deepseek2",
+    "deepseek_v3": "deepseek2",
+    "kimi_k2": "deepseek2",
+    "deepseek_v32": "deepseek32",
+    "deepseek_v4": "deepseek4",
+    "glm_moe_dsa": "glm-dsa",
+    "glm4_moe": "glm4moe",
+    "minimax_m2": "minimax-m2",
+    "llama4_text": "llama4",
+    "step3p7": "step35",
+    "mamba": "mamba",
+    "mamba2": "mamba2",
+    "granitemoehybrid": "granitehybrid",
+    "jamba": "jamba",
+    "falcon_h1": "falcon-h1",
+    "kimi_linear": "kimi-linear",
+}
+
+
+def gguf_architecture(text_type: str, *, has_experts: bool) -> str | None:
+    """Return what llama.cpp calls a model; Nemotron-H goes by whether it has experts."""
+    if text_type == "nemotron_h":
+        return "nemotron_h_moe" if has_experts else "nemotron_h"
+    return GGUF_ARCHITECTURES.get(text_type)

@@ -10,7 +10,7 @@ from vramcalc.errors import BadInputError
 from vramcalc.formulas.inventory import n_active_parameters, n_parameters
 from vramcalc.ledger import Basis
 from vramcalc.sources._config_dialect import Dialect, Envelope
-from vramcalc.sources._config_dialects import ARCHITECTURES, DIALECTS, ENVELOPES
+from vramcalc.sources._config_dialects import ARCHITECTURES, DIALECTS, ENVELOPES, gguf_architecture
 from vramcalc.sources._config_formats import read_quantised
 from vramcalc.sources._config_keys import Keys, read_json
 from vramcalc.sources._config_layers import read_layers, read_sizes
@@ -39,9 +39,10 @@ def read_config(path: Path) -> ModelSpec:
     stored = _quantised(raw, quantised, str(file))
     facts |= {"source": str(file), "checkpoint_format": stored.format if stored else None}
     model = _counted(facts, file)
-    if stored is None:
-        return model
-    return model.model_copy(update={"stored_apart": stored_apart(model, stored, str(file))})
+    more: dict[str, Any] = {"gguf_architecture": gguf_architecture(text_type, has_experts=model.is_moe)}
+    if stored is not None:
+        more["stored_apart"] = stored_apart(model, stored, str(file))
+    return model.model_copy(update=more)
 
 
 def _dialect_of(raw: dict[str, Any], where: str) -> tuple[Envelope | None, str]:

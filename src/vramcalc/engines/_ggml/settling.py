@@ -29,10 +29,12 @@ _CARD_WITHOUT_FLASH = (7, 2)
 
 def choose_format(setup: Setup, engine: str) -> str:
     """Return the mix to load. Raises ``RefusedError`` for a checkpoint's format, ``UnknownNameError`` for no format."""
-    asked = setup.weight_format
+    asked, stored = setup.weight_format, setup.model.stored
     if asked is None:
-        return setup.model.ollama_format or DEFAULT_FORMAT
+        return stored.format if stored else setup.model.ollama_format or DEFAULT_FORMAT
     name = asked.strip().lower()
+    if stored is not None and name == stored.format:
+        return name
     if scaled_format(name) is not None:
         raise RefusedError(
             f"{name} is no GGUF format, and {engine} reads GGUF files alone",
@@ -105,6 +107,8 @@ def make_run(model: ModelSpec, gpus: tuple[GpuSpec, ...], workload: Workload) ->
         v_format=v,
         flash_attention=flash_attention,
         swa_full=workload.swa_full,
+        kv_offload=workload.kv_offload,
+        op_offload=workload.op_offload,
     )
 
 

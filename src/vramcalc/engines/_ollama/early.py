@@ -22,7 +22,6 @@ from vramcalc.engines.base import Proposal, Readout, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.ledger import HOST, Ledger
 from vramcalc.specs.model import FullAttention, ModelSpec
-from vramcalc.specs.placement import Placement
 from vramcalc.specs.workload import Workload
 
 _BATCH = 512
@@ -53,6 +52,7 @@ class EarlyOllama(LlamaProcess):
     """Ollama 0.5 to 0.11 bound to one model, machine and weight format."""
 
     name = "ollama"
+    caches_prompts = False
 
     def __init__(self, setup: Setup, rules: EarlyRules, weight_format: str) -> None:
         super().__init__(setup, rules.version, weight_format)
@@ -157,8 +157,9 @@ class EarlyOllama(LlamaProcess):
             n_batch=min(workload.n_context or 0, workload.step_tokens or _BATCH),
         )
 
-    def _devices(self, placement: Placement) -> tuple[str, ...]:
+    def _devices(self, proposal: Proposal) -> tuple[str, ...]:
         """Return the card that holds everything, or all."""
+        placement = proposal.placement
         used = {*placement.layers, placement.output_device} - {HOST}
         return tuple(used) if len(used) == 1 else self._machine.device_names()
 

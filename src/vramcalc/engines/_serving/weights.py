@@ -26,7 +26,7 @@ class Layout(NamedTuple):
 def stage_weights(
     model: ModelSpec, chosen: ChosenFormat, card: GpuSpec, parallel: Parallel, layout: Layout
 ) -> tuple[RankWeights, ...]:
-    """Return the weights of a rank for each pipeline stage, the rope tables in f32."""
+    """Return the weights of a rank for each pipeline stage, the rope tables in f32; replicas share no experts."""
     rules = WeightRules(
         model=model,
         storage=chosen.storage,
@@ -37,7 +37,9 @@ def stage_weights(
         copies_latent=False,
     )
     tables = sum(table.positions * table.dim for table in model.rope_tables) * _F32_BYTES if layout.rope_tables else 0
-    stages = rules.stages(parallel.tensor, parallel.pipeline, whole_experts=parallel.whole_experts)
+    stages = rules.stages(
+        parallel.tensor, parallel.pipeline, expert_ranks=parallel.tensor, whole_experts=parallel.whole_experts
+    )
     return tuple(replace(stage, parts=_with_tables(stage, tables)) for stage in stages)
 
 

@@ -11,7 +11,7 @@ from vramcalc.engines._vllm.pool import CachePlan
 from vramcalc.engines._vllm.rules import RuleSet, capability
 from vramcalc.engines._vllm.weights import RankWeights
 from vramcalc.engines.base import ALLOCATOR_ROUNDING
-from vramcalc.ledger import HOST, Basis, Component, Line
+from vramcalc.ledger import HOST, Basis, Component, Ledger, Line
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.units import MIB
 
@@ -19,7 +19,8 @@ _CUBLAS_BYTES = 126 * MIB  # handles and workspaces on Hopper and data-centre Bl
 _CUBLAS_MAJORS = (9, 10)
 _SEEN_GROWTH = 70 * MIB, 480 * MIB  # without tensor parallelism
 _GROWTH_WITHOUT_HEAD = 70 * MIB
-_SEEN_GROWTH_TP = 250 * MIB, 2360 * MIB
+_SEEN_LINKED = 2360 * MIB
+_GROWTH_UNLINKED = 200 * MIB, 563 * MIB, 800 * MIB  # 0.20 to 0.33 GiB in logs of RTX 2080 Ti, 4090 and 5090
 _LINKED_LOW = 2100 * MIB
 _NCCL_LINKED = 1044 * MIB, 360 * MIB, 1640 * MIB  # best, low, high
 _NCCL_PCIE = 390 * MIB, 350 * MIB, 645 * MIB
@@ -88,6 +89,20 @@ def host_line(offloaded_bytes: int) -> Line:
     )
 
 
+def host_cache_line(offloaded_bytes: int) -> Line:
+    """Return what ``--kv-offloading-size`` keeps in host memory; the cache on the cards stays as it is."""
+    return Line(
+        component=Component.KV_CACHE,
+        device=HOST,
+        n_bytes=offloaded_bytes,
+        basis=Basis.EXACT,
+        why="cache of all ranks kept in host memory, as set",
+        source="vLLM 0.33, config/cache.py",
+        formula="offloaded",
+        values={"offloaded": offloaded_bytes},
+    )
+
+
 def cache_line(need: CacheNeed) -> Line:
     """Return the KV cache the load needs; one request less and vLLM would not start."""
     return Line(
@@ -151,20 +166,19 @@ def graph_line(shape: StepShape, n_layers: int, sizes: Sequence[int], rules: Rul
     )
 
 
-def growth_line(gpu: GpuSpec, tensor_parallel: int, rules: RuleSet, *, has_head: bool) -> Line:
+def growth_line(gpu: GpuSpec, n_ranks: int, rules: RuleSet, *, has_head: bool) -> Line:
     """Return what grows outside PyTorch during the profile run: NCCL's and kernels' own memory.
 
-    Least on stages without the head, most where tensor parallelism runs over NVLink.
+    Least on stages without the head, most where ranks that share layers talk over NVLink.
     """
     linked = bool(gpu.nvlink_gb_per_s) and capability(gpu) >= _HOPPER
-    if tensor_parallel == 1:
+    if n_ranks == 1:
         best = rules.other_bytes_alone if has_head else _GROWTH_WITHOUT_HEAD
         low, high = _SEEN_GROWTH
     else:
-        best = rules.other_bytes_linked if linked else min(rules.other_bytes_linked, 563 * MIB)
-        low, high = _SEEN_GROWTH_TP
-        low = min(best, _LINKED_LOW) if linked else low
-    seen = gpu.vendor == "nvidia" and (tensor_parallel == 1 or linked)
+        best = rules.other_bytes_linked if linked else min(rules.other_bytes_linked, _GROWTH_UNLINKED[1])
+        low, high = (min(best, _LINKED_LOW), _SEEN_LINKED) if linked else (_GROWTH_UNLINKED[0], _GROWTH_UNLINKED[2])
+    seen = gpu.vendor == "nvidia" and (n_ranks == 1 or linked)
     figure = Figure("growth", {"growth": best}, best, min(low, best), high)
     return _fitted(
         Component.UNACCOUNTED,
@@ -189,6 +203,11 @@ def runtime_lines(gpu: GpuSpec, n_ranks: int) -> Iterator[Line]:
         yield _fitted(
             Component.RUNTIME, figure, basis, "buffers and process groups of NCCL (RCCL on AMD)", outside=True
         )
+
+
+def beside_cache(held: Ledger) -> int:
+    """Return the best figure of all of a device's lines that count against its budget but the cache."""
+    return held.inside_budget().without(Component.KV_CACHE, Component.STATE).n_bytes
 
 
 def _fitted(component: Component, figure: Figure, basis: Basis, why: str, *, outside: bool = False) -> Line:

@@ -21,6 +21,7 @@ _GRAPH_LAYER_BYTES = {"any": 33 * MIB // 2, "experts": 16 * MIB, "latent": 11 * 
 _GRAPH_SIZES = 51
 _GRAPH_ELEMENT_BYTES = 17  # kept per element of the largest batch: ff + 4 x hidden of a rank
 _ESTIMATE_PERCENT = 85  # what the engine estimates from its two largest graphs
+_EXPERT_CHUNK_TOKENS = 16384  # replicas' tokens are taken in chunks: VLLM_FUSED_MOE_CHUNK_SIZE; no run backs it
 _QUANTISED_STEPS = ("int8", "fp8")  # formats that also quantise the tokens on their way in
 
 
@@ -45,6 +46,7 @@ class StepShape(Struct, frozen=True, kw_only=True):
     tensor_parallel: int
     is_piped: bool
     whole_experts: bool
+    replicas: int  # whose tokens the experts see together
 
 
 def activation_peak(shape: StepShape, rules: RuleSet) -> Figure:
@@ -138,10 +140,12 @@ def _expert_workspace(shape: StepShape) -> int:
     most = 0
     for kind in shape.model.layers.kinds.values():
         if isinstance(kind.mlp, MoeMlp):
-            ff = kind.mlp.ff_dim if shape.whole_experts else ceil_div(kind.mlp.ff_dim, shape.tensor_parallel)
+            n_ranks = 1 if shape.whole_experts else shape.tensor_parallel * shape.replicas
+            ff = ceil_div(kind.mlp.ff_dim, n_ranks)
             first = 2 * ff if kind.mlp.gated else ff
-            per_token = kind.mlp.n_active_experts * (max(first, hidden) + ff) + hidden
-            most = max(most, shape.step_tokens * per_token * width)
+            gathered = shape.replicas * shape.step_tokens
+            routed = min(gathered, max(shape.step_tokens, _EXPERT_CHUNK_TOKENS)) * kind.mlp.n_active_experts
+            most = max(most, (routed * (max(first, hidden) + ff) + gathered * hidden) * width)
     return most
 
 

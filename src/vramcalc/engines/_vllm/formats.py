@@ -6,7 +6,7 @@ from vramcalc.engines._vllm.rules import capability, default_dtype, refuse_fp8_c
 from vramcalc.errors import RefusedError, UnknownNameError
 from vramcalc.formulas.recipes import RECIPES
 from vramcalc.formulas.weights import Storage, checkpoint_storage
-from vramcalc.specs.format_names import scaled_format
+from vramcalc.specs.format_names import EXAMPLES, scaled_format
 from vramcalc.specs.formats import CHECKPOINT, FLOATS, FP8, GGML, BlockFormat, ScaledFormat, WeightFormat
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.model import Dtype, ModelSpec
@@ -44,7 +44,8 @@ def choose_format(model: ModelSpec, gpu: GpuSpec, asked: str | None) -> ChosenFo
     if fmt is None or storage is None or fmt.method in _FOREIGN:
         _refuse_foreign(name, fmt)
         known = (*FLOATS, *CHECKPOINT)
-        raise UnknownNameError("weight format", name, known, see=f"vLLM loads {', '.join(known)}")
+        see = f"vLLM loads {', '.join(known)}"
+        raise UnknownNameError("weight format", name, (*known, *EXAMPLES), see=see)
     least = fmt.least_compute_capability
     if capability(gpu) < least:
         asks = ".".join(map(str, least))

@@ -51,6 +51,11 @@ class RuleSet(Struct, frozen=True, kw_only=True):
         """
         return not self.reports_by_concurrency
 
+    @property
+    def words_of_2026(self) -> bool:
+        """Whether errors name the device and say "model's", and GiB are printed without trailing zeros."""
+        return self.graphs_in_budget
+
 
 _SHARE_090, _SHARE_092 = Fraction(90, 100), Fraction(92, 100)
 

@@ -93,7 +93,9 @@ class WeightRules(Struct, frozen=True, kw_only=True):
     hidden_multiple: int
     copies_latent: bool
 
-    def stages(self, tensor_parallel: int, pipeline_parallel: int, *, whole_experts: bool) -> tuple[RankWeights, ...]:
+    def stages(
+        self, tensor_parallel: int, pipeline_parallel: int, *, expert_ranks: int, whole_experts: bool
+    ) -> tuple[RankWeights, ...]:
         """Return the weights of a rank for each pipeline stage; the ranks of a stage are alike."""
         ranges = stage_layers(self.model.layers.n_layers, pipeline_parallel)
         parts: list[dict[str, int]] = [{} for _ in ranges]
@@ -104,7 +106,8 @@ class WeightRules(Struct, frozen=True, kw_only=True):
             kind = self.model.layers.kinds[order[group.layers[0]]] if group.layers else None
             heads = Heads.of(kind.attention) if kind else None
             whole = _with_copied_groups(group, kind.mixer if kind else None, tensor_parallel)
-            share = self._on_rank(whole, heads, tensor_parallel, whole_experts=whole_experts)
+            n_ranks = expert_ranks if group.role == "experts" else tensor_parallel
+            share = self._on_rank(whole, heads, n_ranks, whole_experts=whole_experts)
             if kind and group.name == "attn_k" and _values_are_keys(kind.attention):
                 share = replace(share, copies=2 * share.copies)  # vLLM gives V a matrix of its own, equal to K's
             fmt = stored if isinstance(stored, ScaledFormat) and group.name not in _KEPT else None
