@@ -46,7 +46,7 @@ def find_advice(asked: Asked, outcome: Outcome, limits: Limits) -> tuple[str, ..
     if any(_stays(outcome, change) for change in placement_changes(asked)):
         found.append("leave --gpu-layers and --cpu-moe out: the engine's own placement keeps it on the GPUs")
         return tuple(found)
-    found += _other_formats(asked, outcome, least=max(LEAST_USEFUL_CONTEXT, shorter + 1), goal=context)
+    found += _other_formats(asked, outcome, least=max(min(LEAST_USEFUL_CONTEXT, context), shorter + 1), goal=context)
     if asked.engine in PAGED_ENGINES and not found:
         found.append("--engine ollama: it may keep some layers in host memory, which is slower but runs")
     return tuple(found)

@@ -117,6 +117,7 @@ def make_plan(asked: Asked, larger: Sequence[tuple[str, Machine]]) -> Plan:
 def _tries(asked: Asked, base: Outcome, larger: Sequence[tuple[str, Machine]]) -> Iterator[tuple[Change, Outcome]]:
     single = (
         *ladder.placement_changes(asked),
+        *ladder.free_share_changes(asked, base),
         *ladder.share_changes(asked, base),
         *ladder.cache_changes(asked, base),
         *ladder.eager_changes(asked, base),
