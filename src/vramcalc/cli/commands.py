@@ -14,6 +14,7 @@ SUMMARIES = {
     "compare": "Set models, GPUs, engines, formats and contexts side by side.",
     "explain": "Print each formula with its symbols, the numbers put in, and the source.",
     "inspect": "Print what a file of weights holds, by role and type, and what is odd about it.",
+    "launch": "Print the command, Modelfile, Compose file, unit or manifest that runs the first estimate that fits.",
     "models": "The models it knows: list, search, show.",
     "gpus": "The GPUs it knows: list, search, show.",
     "validate": "Print our error per engine and figure against measured runs; exit 3 where it grew.",
