@@ -58,6 +58,8 @@ def _experts(hidden: int, mlp: MoeMlp) -> Iterator[TensorGroup]:
     if mlp.latent_dim is not None:
         yield TensorGroup("ffn_latent_down", "mlp", (mlp.latent_dim, hidden))
         yield TensorGroup("ffn_latent_up", "mlp", (hidden, mlp.latent_dim))
+        if mlp.latent_norm:
+            yield TensorGroup("ffn_latent_norm.weight", "norm", (mlp.latent_dim,))
     yield from _matrices(_up(ff, width, "_exps", "experts", n), gated=mlp.gated)
     if mlp.expert_bias:
         if mlp.gated:
