@@ -72,6 +72,8 @@ def _latent(hidden: int, a: LatentAttention) -> Iterator[TensorGroup]:
     yield TensorGroup("attn_k_b", "attention", (a.latent_dim, a.nope_dim), Split.COLUMN, copies=a.n_heads)
     yield TensorGroup("attn_v_b", "attention", (a.v_head_dim, a.latent_dim), Split.COLUMN, copies=a.n_heads)
     yield TensorGroup("attn_output", "attention", (hidden, a.n_heads * a.v_head_dim), Split.ROW)
+    if a.output_gate:
+        yield TensorGroup("attn_gate", "attention", (a.n_heads * a.v_head_dim, hidden), Split.COLUMN)
     if a.indexer is not None:
         yield from _indexer(hidden, a.query_rank or hidden, a.indexer)
 

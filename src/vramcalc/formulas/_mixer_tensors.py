@@ -89,7 +89,9 @@ def _kimi_delta(hidden: int, m: KimiDelta) -> Iterator[TensorGroup]:
     for part in ("q", "k", "v"):
         yield _column(f"attn_{part}", inner, hidden)
         yield _column(f"ssm_conv1d_{part}", inner, m.conv_kernel)
-    for gate in ("f", "g"):
+    if m.full_rank_gate:
+        yield _column("ssm_g", inner, hidden)
+    for gate in ("f",) if m.full_rank_gate else ("f", "g"):
         yield TensorGroup(f"ssm_{gate}_a", "recurrent", (m.head_dim, hidden))
         yield _column(f"ssm_{gate}_b", inner, m.head_dim)
     yield _column("ssm_dt.bias", inner)

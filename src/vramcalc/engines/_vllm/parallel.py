@@ -3,7 +3,7 @@
 from msgspec import Struct
 from msgspec.structs import replace
 
-from vramcalc.engines._vllm.weights import EXPERT_MULTIPLE
+from vramcalc.engines._vllm.experts import EXPERT_MULTIPLE
 from vramcalc.errors import RefusedError
 from vramcalc.placement.pipeline import stage_layers
 from vramcalc.placement.tensor_shares import VOCABULARY_MULTIPLE, Heads
