@@ -32,7 +32,6 @@ from vramcalc.engines.base import Proposal, Readout, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.ledger import HOST, Ledger
-from vramcalc.specs.model import GatedDelta
 from vramcalc.specs.workload import Workload
 from vramcalc.units import MIB
 
@@ -47,6 +46,12 @@ COMPANIONS = frozenset({"--mmproj", "--lora"})
 EARLY_VERSIONS = ("0.5", "0.6.7", "0.10")
 _UNKNOWN = ((0, 12, 0), (0, 30, 0))  # its own engine's graph, measured while loading, placed the layers
 
+_ONE_SLOT = frozenset(  # server/sched.go, load
+    {
+        *("mllama", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen3next", "lfm2", "lfm2moe"),
+        *("nemotron_h", "nemotron_h_moe", "nemotron_h_omni"),
+    }
+)
 _UNMAPPED = (
     "Ollama turns mmap off here: layers off the GPU must fit memory, where llama-server alone maps them from disk"
 )
@@ -175,9 +180,8 @@ class Ollama(LlamaProcess):
 
     @property
     def _has_one_slot(self) -> bool:
-        """Whether Ollama forces one slot: embedding models, and those of gated delta nets."""
-        kinds = self._model.layers.kinds.values()
-        return self._model.is_encoder or any(isinstance(kind.mixer, GatedDelta) for kind in kinds)
+        """Whether Ollama forces one slot: embedding models, and some architectures."""
+        return self._model.is_encoder or self._model.gguf_architecture in _ONE_SLOT
 
     def _context(self, workload: Workload) -> int:
         """Return the context asked for, at most the trained one, or the default by total VRAM."""
