@@ -27,7 +27,7 @@ def one_width(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 EXPERTS: Names = {"num_experts": "num_local_experts"}
 ROUTED: Names = {"num_experts": "n_routed_experts"}
-_LLAMA = Dialect(family="llama", qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias")
+_LLAMA = Dialect(family="llama", mha=True, qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias")
 _QWEN2_VL = Dialect(family="qwen2", layer_order="upper_window", qkv_bias=True)
 _QWEN3 = Dialect(
     family="qwen3",
@@ -98,7 +98,9 @@ _GEMMA = Dialect(
     tied=True,
     qkv_bias="attention_bias",
     output_bias="attention_bias",
-    harmless=words("query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping cache_implementation"),
+    harmless=words(
+        "query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping cache_implementation num_image_tokens"
+    ),
 )
 _GEMMA_2 = replace(_GEMMA, n_norms=4, layer_order="types", interval=("sliding_window_pattern", 2))
 _GEMMA_3 = replace(
@@ -143,7 +145,7 @@ GRANITE_HARMLESS = words("attention_multiplier embedding_multiplier logits_scali
 
 DECODERS: Mapping[str, Dialect] = {
     "llama": _LLAMA,
-    "mistral": replace(_LLAMA, family="mistral", layer_order="window", gguf_window=False),
+    "mistral": replace(_LLAMA, family="mistral", mha=False, layer_order="window", gguf_window=False),
     "granite": replace(_LLAMA, family="granite", harmless=GRANITE_HARMLESS),
     "nemotron-nas": replace(_LLAMA, family="nemotron", layer_order="blocks", mlp_order="order"),
     "mixtral": _MIXTRAL,
@@ -174,6 +176,7 @@ DECODERS: Mapping[str, Dialect] = {
     ),
     "phi3": Dialect(
         family="phi",
+        mha=True,
         layer_order="window",
         fused=True,
         must_be_off=("attention_bias",),
@@ -193,6 +196,7 @@ DECODERS: Mapping[str, Dialect] = {
     ),
     "smollm3": replace(
         _LLAMA,
+        mha=False,
         family="smollm",
         layer_order="upper_window",
         tied=True,
@@ -208,6 +212,7 @@ DECODERS: Mapping[str, Dialect] = {
     ),
     "gpt_neox": Dialect(
         family="gpt-neox",
+        mha=True,
         names={"partial_rotary_factor": "rotary_pct"},
         defaults={"attention_bias": True},
         norm="layer",
@@ -289,6 +294,7 @@ DECODERS: Mapping[str, Dialect] = {
         mlp_order="hashed",
         shared="count",
         router_bias="buffer",
+        must_be={"n_shared_experts": 1},  # the class builds one, whatever the config says
         must_be_off=("attention_bias", "mlp_bias"),
         next_tokens=("num_nextn_predict_layers", "last"),
         harmless=words("compress_rope_theta expert_dtype hc_eps hc_sinkhorn_iters num_key_value_heads swiglu_limit"),

@@ -4,24 +4,32 @@ from collections.abc import Mapping
 from typing import Any
 
 from vramcalc.sources._config_decoders import DECODERS
+from vramcalc.sources._config_dense import DENSE
 from vramcalc.sources._config_dialect import Dialect, Envelope, Names, words
 from vramcalc.sources._config_encoders import ENCODERS
 from vramcalc.sources._config_hybrids import HYBRIDS
 from vramcalc.sources._config_older import OLDER
+from vramcalc.sources._config_sparse import SPARSE
 
-DIALECTS: Mapping[str, Dialect] = {**DECODERS, **OLDER, **HYBRIDS, **ENCODERS}
+DIALECTS: Mapping[str, Dialect] = {**DECODERS, **DENSE, **SPARSE, **OLDER, **HYBRIDS, **ENCODERS}
 
 _IMAGE_TOKENS = words(
     "image_token_id image_token_index video_token_id video_token_index vision_end_token_id vision_start_token_id "
-    "vision_token_id boi_token_index eoi_token_index boi_token_id eoi_token_id mm_tokens_per_image"
+    "vision_token_id boi_token_index eoi_token_index boi_token_id eoi_token_id image_start_token_id image_end_token_id "
+    "video_start_token_id video_end_token_id mm_tokens_per_image"
+)
+_LLAVA = _IMAGE_TOKENS | words(
+    "image_seq_length image_grid_pinpoints projector_hidden_act vision_feature_layer vision_feature_select_strategy "
+    "vision_aspect_ratio adapter_layer_norm_eps _pad_token_id hidden_size projection_dim vocab_size "
+    "use_image_newline_parameter is_composition"
 )
 ENVELOPES: Mapping[str, Envelope] = {
     "qwen3_vl": Envelope(text="qwen3_vl_text", tower="qwen_vl", harmless=_IMAGE_TOKENS),
     "qwen3_vl_moe": Envelope(text="qwen3_vl_moe_text", tower="qwen_vl", harmless=_IMAGE_TOKENS),
     "qwen3_5": Envelope(text="qwen3_5_text", tower="qwen_vl", harmless=_IMAGE_TOKENS),
     "qwen3_5_moe": Envelope(text="qwen3_5_moe_text", tower="qwen_vl", harmless=_IMAGE_TOKENS),
-    "qwen2_vl": Envelope(text="qwen2_vl_text", tower="qwen2_vl", harmless=_IMAGE_TOKENS),
-    "qwen2_5_vl": Envelope(text="qwen2_5_vl_text", tower="qwen2_5_vl", harmless=_IMAGE_TOKENS),
+    "qwen2_vl": Envelope(text="qwen2_vl_text", tower="qwen2_vl", ties="either", harmless=_IMAGE_TOKENS),
+    "qwen2_5_vl": Envelope(text="qwen2_5_vl_text", tower="qwen2_5_vl", ties="either", harmless=_IMAGE_TOKENS),
     "qwen2_audio": Envelope(
         text="qwen2", audio_tower="qwen2_audio", harmless=words("audio_token_index audio_token_id")
     ),
@@ -60,11 +68,13 @@ ENVELOPES: Mapping[str, Envelope] = {
     ),
     "mistral3": Envelope(
         text="mistral",
+        any_text=True,
         tower="pixtral",
         harmless=_IMAGE_TOKENS | words("projector_hidden_act vision_feature_layer"),
     ),
     "minimax_m3_vl": Envelope(
         text="minimax_m3_vl_text",
+        ties="either",
         tower="minimax_m3",
         harmless=_IMAGE_TOKENS
         | words(
@@ -74,10 +84,22 @@ ENVELOPES: Mapping[str, Envelope] = {
         ),
     ),
     "step3p7": Envelope(
+        ties="top",
         text="step3p7",
         tower="step3p7",
         harmless=_IMAGE_TOKENS | words("understand_projector_stride vision_select_layer"),
     ),
+    "llava": Envelope(text="llama", any_text=True, tower="llava", ties="either", harmless=_LLAVA),
+    "llava_next": Envelope(text="llama", any_text=True, tower="llava_next", harmless=_LLAVA),
+    "llava_onevision": Envelope(text="qwen2", any_text=True, tower="llava_next", ties="either", harmless=_LLAVA),
+    "aya_vision": Envelope(text="cohere2", any_text=True, tower="aya", tied=True, harmless=_LLAVA),
+    "cohere2_vision": Envelope(text="cohere2", any_text=True, tower="cohere2", tied=True, harmless=_LLAVA),
+    "idefics3": Envelope(text="llama", any_text=True, tower="idefics3", harmless=_LLAVA),
+    "smolvlm": Envelope(text="llama", any_text=True, tower="idefics3", harmless=_LLAVA),
+    "paligemma": Envelope(text="gemma", any_text=True, tower="paligemma", tied=True, harmless=_LLAVA),
+    "internvl": Envelope(text="qwen2", any_text=True, tower="internvl", tied=True, harmless=_LLAVA),
+    "glm4v": Envelope(text="glm4v_text", tower="glm4v", ties="either", harmless=_IMAGE_TOKENS),
+    "glm4v_moe": Envelope(text="glm4v_moe_text", tower="glm4v", ties="either", harmless=_IMAGE_TOKENS),
     "kimi_k25": Envelope(
         text="deepseek_v3",
         tower="kimi_k25",

@@ -13,6 +13,7 @@ from vramcalc.sources._config_dialect import Dialect, words
 
 Raw = dict[str, Any]
 _POSITIONS_BEFORE_THE_FIRST = 2  # RoBERTa counts positions from behind the padding token's
+_MASKED = ("ForMaskedLM", "ForCausalLM", "LMHeadModel")
 _LABELS = 2  # of a classifier that lists none
 
 
@@ -42,11 +43,24 @@ def _dense(name: str, rows: int, columns: int) -> list[Raw]:
     return [{"name": name, "shape": (rows, columns)} | shared, {"name": f"{name}.bias", "shape": (rows,)} | shared]
 
 
+def _masked(raw: Mapping[str, Any]) -> list[Raw]:
+    """Return a masked language model's head; its matrix is the embedding."""
+    hidden, vocabulary = _counts(raw, "hidden_size", "vocab_size")
+    norms = [{"name": f"predictions.norm.{part}", "role": "norm", "shape": (hidden,)} for part in ("weight", "bias")]
+    return [
+        *_dense("predictions", hidden, hidden),
+        *(norm | {"in_gguf": False} for norm in norms),
+        {"name": "predictions.output.bias", "role": "head", "shape": (vocabulary,), "in_gguf": False},
+    ]
+
+
 def _heads(raw: Mapping[str, Any]) -> list[Raw]:
-    """Return what stands on top: a pooler, or a classifier with or without one."""
-    hidden, labels = _counts(raw, "hidden_size")[0], raw.get("id2label")
+    """Return what stands on top: a pooler, a masked language model's head, or a classifier with or without a pooler."""
+    hidden, labels, name = _counts(raw, "hidden_size")[0], raw.get("id2label"), _classes(raw)
     n_labels = len(labels) if isinstance(labels, dict) else _LABELS
-    is_classifier = _classes(raw).endswith("ForSequenceClassification")
+    if name.endswith(_MASKED):
+        return _masked(raw)
+    is_classifier = name.endswith("ForSequenceClassification")
     if is_classifier and raw.get("counts_past_padding"):  # RoBERTa's has a layer of its own
         return [*_dense("classifier.dense", hidden, hidden), *_dense("classifier.out", n_labels, hidden)]
     pooler = _dense("pooler", hidden, hidden)
@@ -79,6 +93,8 @@ _BERT = Dialect(
     output_bias=True,
     mlp="plain",
     mlp_bias=True,
+    mha=True,
+    must_be={"tie_word_embeddings": True},
     restate=_bert,
     extras=_bert_extras,
     harmless=words(

@@ -12,6 +12,11 @@ from vramcalc.sources._config_mixers import read_mixer
 from vramcalc.sources._config_order import Place, layer_places, nemotron_place
 
 _OF_EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
+_OF_MIXERS = (
+    "linear_conv_kernel_dim", "linear_key_head_dim", "linear_num_key_heads", "linear_num_value_heads",
+    "linear_value_head_dim", "mamba_ssm_dtype", "mixer_bias", "mixer_conv", "mixer_conv_bias", "mixer_expand",
+    "mixer_groups", "mixer_head_dim", "mixer_heads", "mixer_rank", "mixer_state",
+)  # fmt: skip
 Raw = dict[str, Any]  # a spec before it is validated
 
 _NORMS_AROUND_EXPERTS = 7  # Gemma 4, with a dense MLP beside the experts
@@ -22,9 +27,23 @@ def read_layers(keys: Keys, dialect: Dialect) -> tuple[Raw, Raw | None, list[str
     places = layer_places(keys, dialect)
     names = _names(places)
     kinds = {name: _layer(keys, dialect, place) for place, name in names.items()}
+    _ignore_what_stands_nowhere(keys, dialect, places)
     stack = {"n_layers": len(places), "kinds": kinds} | _pattern([names[place] for place in places])
     next_tokens, notes = _next_tokens(keys, dialect, places)
     return stack, next_tokens, notes
+
+
+def _ignore_what_stands_nowhere(keys: Keys, dialect: Dialect, places: Sequence[Place]) -> None:
+    """Count the keys of a part as known where no layer has it."""
+    if all(place.attention in ("linear", "none") for place in places):
+        keys.ignore("num_attention_heads", "num_key_value_heads", "head_dim")
+        keys.ignore(*(trait for trait in (dialect.qkv_bias, dialect.output_bias) if isinstance(trait, str)))
+    if dialect.mixer != "none" and all(place.attention not in ("linear", "hybrid") for place in places):
+        keys.ignore(*_OF_MIXERS)
+    if dialect.mlp_order != "dense" and all(place.mlp not in ("moe", "hashed") for place in places):
+        keys.ignore(*_OF_EXPERTS, "n_shared_experts", "shared_width")
+    if all(place.mlp != "dense" for place in places):
+        keys.ignore("intermediate_size", *([dialect.mlp_bias] if isinstance(dialect.mlp_bias, str) else ()))
 
 
 def _names(places: Sequence[Place]) -> dict[Place, str]:
@@ -58,7 +77,9 @@ def _layer(keys: Keys, dialect: Dialect, place: Place) -> Raw:
     has_attention = place.attention not in ("none", "linear")
     mlp = _mlp(keys, dialect, place)
     n_norms = keys.count(dialect.n_norms) if isinstance(dialect.n_norms, str) else dialect.n_norms
-    if dialect.layer_order == "blocks":
+    if place.n_norms is not None:
+        n_norms = place.n_norms
+    elif dialect.layer_order == "blocks":
         n_norms = has_attention + (place.mlp != "none")
     layer: Raw = {"mlp": mlp, "n_norms": n_norms}
     if mlp.get("dense_ff_dim"):
@@ -88,7 +109,7 @@ def _trait(keys: Keys, trait: bool | str) -> bool:
 
 def _grouped(keys: Keys, dialect: Dialect, place: Place) -> Raw:
     n_heads = place.n_heads or keys.count("num_attention_heads")
-    n_kv_heads = keys.count("num_key_value_heads", n_heads)
+    n_kv_heads = keys.count("num_key_value_heads", n_heads if dialect.mha else None)
     a: Raw = {
         "kind": "full",
         "n_heads": n_heads,
@@ -131,9 +152,9 @@ def _head_dim(keys: Keys, n_heads: int) -> int:
     if keys.get("head_dim") is not None:  # of the class
         return keys.count("head_dim")
     hidden = keys.count("hidden_size")
-    if not n_heads or hidden % n_heads:
-        raise keys.error("head_dim", f"is missing, and hidden_size={hidden} is no multiple of {n_heads} heads")
-    return hidden // n_heads  # as the model classes do
+    if not 0 < n_heads <= hidden:
+        raise keys.error("head_dim", f"is missing, and hidden_size={hidden} is too small for {n_heads} heads")
+    return hidden // n_heads  # rounded down, as the model classes do
 
 
 def _of_global(keys: Keys) -> Raw:
@@ -227,7 +248,7 @@ def _mlp(keys: Keys, dialect: Dialect, place: Place) -> Raw:
     found: Raw = {"kind": dialect.mlp, "ff_dim": ff}
     if _trait(keys, dialect.mlp_bias):
         found["bias"] = True
-    if dialect.fused and dialect.mlp == "gated":
+    if (dialect.fused or dialect.fused_mlp) and dialect.mlp == "gated":
         found["fused"] = True
     return found
 
@@ -265,9 +286,9 @@ def _experts(keys: Keys, dialect: Dialect, place: Place) -> Raw:
 def _shared_width(keys: Keys, dialect: Dialect) -> int:
     match dialect.shared:
         case "count":
-            return keys.count("n_shared_experts", 0) * keys.count("moe_intermediate_size")
+            return keys.count("n_shared_experts") * keys.count("moe_intermediate_size")
         case "width":
-            return keys.count("shared_width", 0)
+            return keys.count("shared_width")
         case _:
             return 0
 

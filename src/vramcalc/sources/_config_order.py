@@ -38,6 +38,7 @@ class Place(Struct, frozen=True):
     indexed: bool = True  # has an indexer of its own, where the dialect has indexers
     shares_cache: bool = False
     ratio: int | None = None
+    n_norms: int | None = None
 
 
 def layer_places(keys: Keys, dialect: Dialect) -> list[Place]:
@@ -209,6 +210,13 @@ def _periods(keys: Keys, _: Dialect, n: int) -> list[Place]:
     ]
 
 
+def _listed(keys: Keys, _: Dialect, n: int) -> list[Place]:
+    """Bamba: attention where the list has the layer's index, a mixer elsewhere."""
+    listed = keys.items("attn_layer_indices") or []
+    keys.ignore("layers_block_type", "layer_types")  # the list again
+    return [Place("full" if i in listed else "linear") for i in range(n)]
+
+
 def _kimi(keys: Keys, dialect: Dialect, n: int) -> list[Place]:
     if "layer_types" in keys:
         return _types(keys, dialect, n)
@@ -269,6 +277,16 @@ def _first_dense(keys: Keys, places: list[Place]) -> list[Place]:
     return _with_experts(places, lambda i: i >= first and i % every == 0)
 
 
+def _span(keys: Keys, places: list[Place]) -> list[Place]:
+    """ERNIE 4.5: every so many layers from the first to the last with experts; -1 is the last of all."""
+    every, first, last = keys.count("moe_layer_interval", 1), keys.count("moe_layer_start_index", 1), len(places) - 1
+    if keys.get("moe_layer_end_index", -1) != -1:
+        last = keys.count("moe_layer_end_index")
+    if not every:
+        raise keys.error("moe_layer_interval", "is zero")
+    return _with_experts(places, lambda i: first <= i <= last and (i + 1) % every == 0)
+
+
 def _sparse_step(keys: Keys, places: list[Place]) -> list[Place]:
     step, dense = keys.count("decoder_sparse_step", 1), keys.items("mlp_only_layers") or []
     has_experts = keys.count("num_experts", 0) > 0
@@ -306,11 +324,13 @@ _ORDERS: Mapping[Order, Callable[[Keys, Dialect, int], list[Place]]] = {
     "periods": _periods,
     "kimi": _kimi,
     "compressed": _compressed,
+    "listed": _listed,
 }
 _MLPS: Mapping[MlpOrder, Callable[[Keys, list[Place]], list[Place]]] = {
     "dense": _all("dense"),
     "moe": _moe,
     "first_dense": _first_dense,
+    "span": _span,
     "sparse_step": _sparse_step,
     "interleaved": _interleaved,
     "order": _as_ordered,

@@ -53,7 +53,8 @@ def _dialect_of(raw: dict[str, Any], where: str) -> tuple[Envelope | None, str]:
         envelope = ENVELOPES.get(str(model_type))
         if envelope is None:
             raise _unknown_type(model_type, where)
-        return envelope, envelope.text
+        stated = raw["text_config"].get("model_type")
+        return envelope, stated if envelope.any_text and stated in DIALECTS else envelope.text
     if isinstance(model_type, str) and model_type in DIALECTS:
         return None, model_type
     stated = raw.get("architectures")
@@ -86,15 +87,14 @@ def _facts(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect, whe
     facts |= read_ropes(keys, dialect, stack)
     if next_tokens is not None:
         facts["next_token_layers"] = next_tokens
-    facts |= {"final_norm": dialect.final_norm, "extra_tensors": _extras(raw, envelope, dialect, facts)}
-    tied = keys.flag("tie_word_embeddings", default=dialect.tied if envelope is None else envelope.tied)
+    facts |= {"final_norm": dialect.final_norm, "extra_tensors": _extras(keys, raw, envelope, dialect)}
+    tied = _tied(keys, top, dialect, envelope)
     if envelope is not None:
-        tied = top.flag("tie_word_embeddings", default=tied)
         facts["extra_tensors"] = [*facts["extra_tensors"], *_towers(top, envelope, facts)]
     dtype = _DTYPES.get(str(_either(keys, top, "dtype") or _either(keys, top, "torch_dtype") or ""))
     if dtype is None:
         facts["notes"] += ["Its config.json states no dtype; bf16 is taken."]
-    facts |= {"head": _head(dialect, tied=tied), "dtype": dtype or "bf16"}
+    facts |= {"head": _head(dialect, top, tied=tied), "dtype": dtype or "bf16"}
     if dialect.active_leaves_out is not None:
         counted = "as the publisher of the family counts"
         facts["active"] = {"leaves_out": dialect.active_leaves_out, "source": counted}
@@ -124,9 +124,12 @@ def _refuse_strange_shapes(keys: Keys, top: Keys, dialect: Dialect) -> None:
 
 def _heads_another_task(top: Keys) -> bool:
     """Whether the class puts a classifier where a decoder has its head."""
+    return any(name.endswith(_OTHER_TASKS) for name in _architectures(top))
+
+
+def _architectures(top: Keys) -> list[str]:
     stated = top.get("architectures")
-    names = stated if isinstance(stated, list) else []
-    return any(isinstance(name, str) and name.endswith(_OTHER_TASKS) for name in names)
+    return [name for name in stated if isinstance(name, str)] if isinstance(stated, list) else []
 
 
 def _restated(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect) -> dict[str, Any]:
@@ -138,17 +141,29 @@ def _restated(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect) 
     return raw | {"text_config": dialect.restate(text) if isinstance(text, dict) else text}
 
 
-def _extras(
-    raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect, facts: dict[str, Any]
-) -> list[dict[str, Any]]:
-    found = list(dialect.extras(raw)) if dialect.extras is not None and envelope is None else []
-    if dialect.head_bias:
-        found.append({"name": "output.bias", "role": "head", "shape": (facts["vocabulary"],)})
+def _tied(keys: Keys, top: Keys, dialect: Dialect, envelope: Envelope | None) -> bool:
+    """Whether the head is the embedding. Where configs nest, the outer flag is the one transformers follows.
+
+    Classes without one of their own, and configs that leave it out, go by the text model's.
+    """
+    if envelope is None:
+        return keys.flag("tie_word_embeddings", default=dialect.tied)
+    text = keys.flag("tie_word_embeddings", default=envelope.tied)
+    outer = top.flag("tie_word_embeddings", default=text if envelope.ties != "top" else envelope.tied)
+    return outer or (envelope.ties == "either" and text)
+
+
+def _extras(keys: Keys, raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect) -> list[dict[str, Any]]:
+    of_text = raw if envelope is None else raw["text_config"]
+    found = list(dialect.extras(of_text)) if dialect.extras is not None else []
+    if dialect.head_bias is True or (dialect.head_bias and keys.flag(dialect.head_bias)):
+        found.append({"name": "output.bias", "role": "head", "shape": (keys.count("vocab_size"),)})
     return found
 
 
-def _head(dialect: Dialect, *, tied: bool) -> str:
-    if not dialect.has_head:
+def _head(dialect: Dialect, top: Keys, *, tied: bool) -> str:
+    bare = any(name.endswith("Model") and not name.endswith("HeadModel") for name in _architectures(top))
+    if not dialect.has_head or bare:
         return "none"
     return "tied" if tied else "separate"
 
