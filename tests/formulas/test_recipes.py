@@ -28,6 +28,7 @@ from vramcalc.formulas.recipes import (
     gguf_tensors,
     resolve_recipe,
 )
+from vramcalc.sources.registry import model_registry
 from vramcalc.specs.formats import GGML
 from vramcalc.specs.model import ModelSpec
 
@@ -303,6 +304,26 @@ def test_what_counts_as_a_70b_goes_by_architecture(architecture: str | None, rai
     values = next(t for t in gguf_tensors(model, "q4_k_m") if t.group.name == "attn_v")
 
     assert (values.formats[10].name == "q5_k") is raised
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name", "layer", "expected"),
+    [
+        pytest.param("q4_k_m", "token_embd", 0, "q8_0", id="its embedding serves as head: q8_0"),
+        pytest.param("q4_k_m", "ffn_down", 2, "q6_k", id="the first sixteenth: 60 // 16 = 3 layers"),
+        pytest.param("q4_k_m", "ffn_down", 3, "q5_k", id="then q5_k where others get q6_k"),
+        pytest.param("q4_k_m", "ffn_down", 8, "q4_k", id="and the base"),
+        pytest.param("q4_k_s", "ffn_down", 0, "q4_k", id="nothing raised"),
+        pytest.param("q3_k_l", "attn_output", 30, "q4_k", id="q4_k, not q5_k"),
+        pytest.param("q3_k_m", "attn_output", 30, "q3_k", id="not raised"),
+        pytest.param("q2_k", "ffn_down", 30, "q3_k", id="as any other's"),
+    ],
+)
+def test_falcon_has_rules_of_its_own(recipe: str, name: str, layer: int, expected: str) -> None:
+    falcon = model_registry().resolve("falcon-40b")
+    tensor = next(t for t in gguf_tensors(falcon, recipe) if t.group.name == name)
+
+    assert tensor.formats[layer].name == expected
 
 
 def test_four_experts_or_more_spare_the_values_of_the_lowest_mixes() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum, auto
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from vramcalc.specs.model import Role
 
@@ -248,6 +249,28 @@ RECIPES: Mapping[str, Recipe] = {
     "mxfp4_moe": Recipe("q8_0", head="q8_0", stacked="mxfp4"),
 }
 ALIASES: Mapping[str, str] = {"q5_k": "q5_k_m", "q4_k": "q4_k_m", "q3_k": "q3_k_m"}  # as llama-quantize has them
+
+# Falcon's files: the head in q8_0, and of these tensors only the named mixes raise any.
+FALCON = "falcon"
+FALCON_HEAD = "q8_0"
+_FALCON_RULES: Mapping[str, Mapping[Kind, Rules]] = {
+    "q3_k_m": {Kind.FFN_DOWN: (("q5_k", _first_share(16)), ("q4_k", _more_bits))},
+    "q3_k_l": {Kind.FFN_DOWN: (("q4_k", _always),), Kind.ATTN_OUTPUT: (("q4_k", _always),)},
+    "q4_k_m": {Kind.FFN_DOWN: (("q6_k", _first_share(16)), ("q5_k", _more_bits))},
+    "q4_k_s": {},
+}
+
+
+def falcon_recipe(name: str, recipe: Recipe) -> Recipe:
+    """Return a mix as Falcon's architecture gets it."""
+    ruled = _FALCON_RULES.get(name)
+    kept = {
+        kind: rules
+        for kind, rules in recipe.rules.items()
+        if kind is not Kind.ATTN_OUTPUT and (kind is not Kind.FFN_DOWN or ruled is None)
+    }
+    return replace(recipe, head=FALCON_HEAD, rules={**kept, **(ruled or {})})
+
 
 EIGHT_EXPERT_RULES: Mapping[Kind, Rules] = {
     Kind.ATTN_K: (("q8_0", _mixtral),),

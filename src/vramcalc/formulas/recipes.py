@@ -16,6 +16,7 @@ from vramcalc.errors import RefusedError, UnknownNameError, UsageError
 from vramcalc.formulas._recipe_rules import (
     ALIASES,
     EIGHT_EXPERT_RULES,
+    FALCON,
     FALLBACK,
     FFN_KINDS,
     IMATRIX_TYPES,
@@ -29,6 +30,7 @@ from vramcalc.formulas._recipe_rules import (
     Recipe,
     Rules,
     Traits,
+    falcon_recipe,
 )
 from vramcalc.formulas.inventory import TensorGroup, tensor_groups
 from vramcalc.specs.formats import F16, F32, FLOATS, GGML, BlockFormat
@@ -158,6 +160,9 @@ def gguf_tensors(model: ModelSpec, recipe: str, *, has_imatrix: bool | None = No
     if isinstance(mix, RoleMix):
         is_tied = _is_tied(groups)
         return tuple(GgufTensor(group, _role_formats(group, mix, is_tied=is_tied)) for group in groups)
+    if model.gguf_architecture == FALCON:
+        name = recipe.strip().lower()
+        mix = falcon_recipe(ALIASES.get(name, name), mix)
     chooser = _Chooser.of(model, groups, mix, has_imatrix=mix.needs_imatrix if has_imatrix is None else has_imatrix)
     return tuple(GgufTensor(group, chooser.formats(group)) for group in groups)
 
