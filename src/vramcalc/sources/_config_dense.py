@@ -40,6 +40,14 @@ def _post_norms(raw: Mapping[str, Any]) -> Raw:
     return found | {"n_norms": 4 if raw.get("use_post_norm", True) is True else 2}
 
 
+def _attention_width(raw: Mapping[str, Any]) -> Raw:
+    """Return Helium's config with the width of its attention, whose output matrix is square."""
+    n_heads, head_dim = raw.get("num_attention_heads"), raw.get("head_dim", 128)
+    if not isinstance(n_heads, int) or not isinstance(head_dim, int):
+        return dict(raw)
+    return dict(raw) | {"heads_times_head_dim": n_heads * head_dim}
+
+
 def _n_layers(raw: Mapping[str, Any]) -> int:
     n = raw.get("num_hidden_layers")
     return n if isinstance(n, int) and n > 0 else 1
@@ -101,6 +109,8 @@ DENSE: Mapping[str, Dialect] = {
     "arcee": replace(_LLAMA, family="arcee", mlp="plain"),
     "helium": Dialect(
         family="helium",
+        restate=_attention_width,
+        repeats={"heads_times_head_dim": "hidden_size"},
         defaults={"head_dim": 128, "num_key_value_heads": 20},
         qkv_bias="attention_bias",
         mlp_bias="mlp_bias",

@@ -40,6 +40,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     tied: bool = False  # unless tie_word_embeddings says otherwise
     norm: Literal["rms", "layer"] = "rms"
     n_norms: int | str = 2
+    n_norms_first: int | None = None  # of the first layer, where it has fewer
     final_norm: bool = True
     has_head: bool = True
     head_bias: bool | str = False
@@ -60,7 +61,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
     output_gate: Literal["none", "in_query", "per_head", "whole"] = "none"
     gguf_window: bool = True
     indexer: bool = False
-    mixer: Literal["none", "mamba1", "mamba2", "gated_delta", "kimi_delta"] = "none"
+    mixer: Literal["none", "mamba1", "mamba2", "gated_delta", "kimi_delta", "short_conv"] = "none"
     mixer_norms: bool = False  # mamba1's inner norms
     mlp: Literal["gated", "plain"] = "gated"
     mlp_bias: bool | str = False

@@ -73,7 +73,7 @@ def _bert_extras(raw: Mapping[str, Any]) -> list[Raw]:
 
 def _bert(raw: Mapping[str, Any]) -> Raw:
     found = {key: value for key, value in raw.items() if (key, value) != ("position_embedding_type", "absolute")}
-    return found | {"n_positions": raw.get("max_position_embeddings")}
+    return {"type_vocab_size": 2} | found | {"n_positions": raw.get("max_position_embeddings")}
 
 
 def _roberta(raw: Mapping[str, Any]) -> Raw:
@@ -103,6 +103,51 @@ _BERT = Dialect(
         "sentence_transformers n_positions counts_past_padding"
     ),
 )
+
+
+def _modern_extras(raw: Mapping[str, Any]) -> list[Raw]:
+    """Return ModernBERT's norm of the embedding, and what stands on top: a dense layer and a norm below every head."""
+    hidden, vocabulary = _counts(raw, "hidden_size", "vocab_size")
+    labels, name = raw.get("id2label"), _classes(raw)
+    n_labels = len(labels) if isinstance(labels, dict) else _LABELS
+    found: list[Raw] = [{"name": "token_embd_norm.weight", "role": "norm", "shape": (hidden,)}]
+    if name.endswith((*_MASKED, "ForSequenceClassification")):
+        dense = _dense("head", hidden, hidden)
+        found += dense if raw.get("classifier_bias") is True else dense[:1]
+        found.append({"name": "head.norm", "role": "norm", "shape": (hidden,), "in_gguf": False})
+    if name.endswith("ForSequenceClassification"):
+        found += _dense("classifier", n_labels, hidden)
+    elif name.endswith(_MASKED) and raw.get("decoder_bias", True) is True:
+        found.append({"name": "decoder.bias", "role": "head", "shape": (vocabulary,), "in_gguf": False})
+    return found
+
+
+_MODERN = Dialect(
+    family="modernbert",
+    n_norms_first=1,
+    has_head=False,
+    mha=True,
+    layer_order="bidirectional",
+    qkv_bias="attention_bias",
+    output_bias="attention_bias",
+    fused=True,
+    mlp_bias="mlp_bias",
+    extras=_modern_extras,
+    must_be={"tie_word_embeddings": True},
+    must_be_off=("norm_bias",),
+    harmless=words(
+        "classifier_bias classifier_activation classifier_pooling cls_token_id decoder_bias deterministic_flash_attn "
+        "embedding_dropout global_attn_every_n_layers global_rope_theta gradient_checkpointing layer_types "
+        "initializer_cutoff_factor local_attention local_rope_theta mlp_dropout position_embedding_type "
+        "reference_compile repad_logits_with_grad sparse_pred_ignore_index sparse_prediction"
+    ),
+)
 _ROBERTA = replace(_BERT, family="roberta", restate=_roberta)
 
-ENCODERS: Mapping[str, Dialect] = {"bert": _BERT, "roberta": _ROBERTA, "xlm-roberta": _ROBERTA}
+ENCODERS: Mapping[str, Dialect] = {
+    "bert": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "modernbert": _MODERN,
+}

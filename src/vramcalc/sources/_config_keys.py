@@ -84,6 +84,7 @@ class Keys:
         defaults: Mapping[str, object] | None = None,
     ) -> None:
         self._raw = {key: value for key, value in raw.items() if value is not None}
+        self._nulls = raw.keys() - self._raw.keys()
         self._names = names or {}
         self._defaults = defaults or {}
         self._used: set[str] = set()
@@ -92,6 +93,10 @@ class Keys:
     def __contains__(self, name: str) -> bool:
         """Whether the config itself states the key."""
         return self._key(name) in self._raw
+
+    def is_null(self, name: str) -> bool:
+        """Whether the config states that there is none, rather than nothing."""
+        return self._names.get(name, name) in self._nulls
 
     def _key(self, name: str) -> str:
         first = self._names.get(name, name)

@@ -13,7 +13,7 @@ from vramcalc.sources._config_order import Place, layer_places, nemotron_place
 
 _OF_EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
 _OF_MIXERS = (
-    "linear_conv_kernel_dim", "linear_key_head_dim", "linear_num_key_heads", "linear_num_value_heads",
+    "conv_bias", "conv_L_cache", "linear_conv_kernel_dim", "linear_key_head_dim", "linear_num_key_heads", "linear_num_value_heads",
     "linear_value_head_dim", "mamba_ssm_dtype", "mixer_bias", "mixer_conv", "mixer_conv_bias", "mixer_expand",
     "mixer_groups", "mixer_head_dim", "mixer_heads", "mixer_rank", "mixer_state",
 )  # fmt: skip
@@ -199,13 +199,12 @@ def _latent(keys: Keys, dialect: Dialect, place: Place) -> Raw:
     found: Raw = {
         "kind": "latent",
         "n_heads": keys.count("num_attention_heads"),
-        "query_rank": keys.count("q_lora_rank") if "q_lora_rank" in keys else None,
+        "query_rank": None if keys.is_null("q_lora_rank") else keys.count("q_lora_rank") or None,
         "latent_dim": keys.count("kv_lora_rank"),
         "rope_dim": keys.count("qk_rope_head_dim"),
         "nope_dim": keys.count("qk_nope_head_dim"),
         "v_head_dim": keys.count("v_head_dim"),
     }
-    keys.ignore("q_lora_rank")
     if dialect.indexer and place.indexed:
         found["indexer"] = _indexer(keys)
     return found

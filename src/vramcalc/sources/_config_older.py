@@ -67,8 +67,17 @@ def renamed(raw: Mapping[str, Any]) -> Raw:
     return found
 
 
+def _with_positions(raw: Mapping[str, Any], *, unset: int) -> Raw:
+    """Return a config whose embedding of positions is as long as the class makes it where it states no length."""
+    return {"max_position_embeddings": unset} | renamed(raw)
+
+
 def _bigcode(raw: Mapping[str, Any]) -> Raw:
-    found = {key: value for key, value in renamed(raw).items() if key not in ("multi_query", "num_key_value_heads")}
+    found = {
+        key: value
+        for key, value in _with_positions(raw, unset=1024).items()
+        if key not in ("multi_query", "num_key_value_heads")
+    }
     return found | ({"num_key_value_heads": 1} if raw.get("multi_query", True) is True else {})
 
 
@@ -88,7 +97,11 @@ def _mpt(raw: Mapping[str, Any]) -> Raw:
 
 def _gpt_neo(raw: Mapping[str, Any]) -> Raw:
     """Return GPT-Neo's config with a list of its layers: ``[[["global", "local"], 12]]`` is twelve pairs."""
-    found = {key: value for key, value in renamed(raw).items() if key not in ("attention_types", "attention_layers")}
+    found = {
+        key: value
+        for key, value in _with_positions(raw, unset=2048).items()
+        if key not in ("attention_types", "attention_layers")
+    }
     kinds = [kind for part in raw.get("attention_types") or () for kind in _repeated(part)]
     names = {"global": "full_attention", "local": "sliding_attention"}
     return found | {"layer_types": [names.get(str(kind), kind) for kind in kinds]}
@@ -124,7 +137,7 @@ _GPT_2 = Dialect(
     tied=True,
     norm="layer",
     has_rope=False,
-    restate=renamed,
+    restate=partial(_with_positions, unset=1024),
     extras=_positions,
     qkv_bias=True,
     output_bias=True,
@@ -221,6 +234,7 @@ OLDER: Mapping[str, Dialect] = {
         tied=False,
         n_norms=1,
         has_rope=True,
+        restate=renamed,
         extras=None,
         qkv_bias=False,
         output_bias=False,
@@ -240,6 +254,7 @@ OLDER: Mapping[str, Dialect] = {
     "bloom": replace(
         _GPT_2,
         family="bloom",
+        restate=renamed,
         extras=_embedding_norm,
         harmless=words(
             "apply_residual_connection_post_layernorm slow_but_exact offset_alibi skip_bias_add skip_bias_add_qkv "
@@ -249,6 +264,7 @@ OLDER: Mapping[str, Dialect] = {
     "opt": replace(
         _GPT_2,
         family="opt",
+        restate=partial(_with_positions, unset=2048),
         extras=partial(_positions, more=_POSITIONS_BEFORE_THE_FIRST),
         defaults={"enable_bias": True},
         qkv_bias="enable_bias",

@@ -15,6 +15,7 @@ _TYPES = {  # as configs call them -> as we do
     "sliding_attention": "sliding",
     "chunked_attention": "chunked",
     "linear_attention": "linear",
+    "conv": "linear",
     "mamba": "linear",
     "minimax_m3_sparse": "sparse",
     "hybrid": "hybrid",
@@ -70,8 +71,8 @@ def _uniform(keys: Keys, dialect: Dialect, n: int) -> list[Place]:
             return [Place("full") for _ in range(n)]
 
 
-def _bidirectional(_: Keys, __: Dialect, n: int) -> list[Place]:
-    return [Place("bidirectional") for _ in range(n)]
+def _bidirectional(_: Keys, dialect: Dialect, n: int) -> list[Place]:
+    return [Place("bidirectional", n_norms=None if i else dialect.n_norms_first) for i in range(n)]
 
 
 def _indexed(keys: Keys, n: int) -> list[Place]:
@@ -261,17 +262,19 @@ def _moe(keys: Keys, places: list[Place]) -> list[Place]:
 
 def _first_dense(keys: Keys, places: list[Place]) -> list[Place]:
     n = len(places)
-    first, frequency = keys.count("first_k_dense_replace", 0), keys.get("moe_layer_freq", 1)
+    frequency = keys.get("moe_layer_freq", 1)
     stated = keys.items("mlp_layer_types", n)
     if stated is not None:
         for kind in stated:
             if kind not in ("dense", "sparse"):
                 raise keys.error("mlp_layer_types", f"has an unknown layer type: {kind!r:.80}")
+        keys.ignore("first_k_dense_replace")
         return _with_experts(places, lambda i: stated[i] == "sparse")
     if isinstance(frequency, list):
         each: list[Any] = keys.items("moe_layer_freq", n) or []
+        keys.ignore("first_k_dense_replace")
         return _with_experts(places, lambda i: each[i])
-    every = keys.count("moe_layer_freq", 1)
+    first, every = keys.count("first_k_dense_replace"), keys.count("moe_layer_freq", 1)
     if not every:
         raise keys.error("moe_layer_freq", "is zero")
     return _with_experts(places, lambda i: i >= first and i % every == 0)

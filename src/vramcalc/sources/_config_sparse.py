@@ -27,12 +27,12 @@ _LATENT = replace(DECODERS["deepseek_v3"], must_be={}, next_tokens=("num_nextn_p
 
 SPARSE: Mapping[str, Dialect] = {
     "glm4_moe_lite": replace(_LATENT, family="glm", defaults={"first_k_dense_replace": 1}),
-    "mistral4": replace(_LATENT, family="mistral", router_bias="none"),
+    "mistral4": replace(_LATENT, family="mistral", defaults={"first_k_dense_replace": 0}, router_bias="none"),
     "glm4v_moe_text": replace(DECODERS["glm4_moe"], defaults={"first_k_dense_replace": 1, "attention_bias": True}),
     "solar_open": Dialect(
         family="solar",
         names=ROUTED,
-        defaults={"head_dim": 128, "num_key_value_heads": 8},
+        defaults={"head_dim": 128, "num_key_value_heads": 8, "first_k_dense_replace": 0},
         qkv_bias="attention_bias",
         mlp_order="first_dense",
         shared="count",

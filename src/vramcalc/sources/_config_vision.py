@@ -208,9 +208,10 @@ def _kimi_k25(tower: Keys, top: Keys, text_hidden: int) -> Rows:
 
 
 def _step3p7(tower: Keys, top: Keys, text_hidden: int) -> Rows:
-    layers = common(tower)
-    w, n = layers.width, layers.n_layers
-    tower.ignore("mlp_ratio", "layer_scale_init_value")
+    w, n, channels = tower.count("hidden_size"), tower.count("num_hidden_layers"), tower.count("num_channels", 3)
+    wide = int(w * tower.number("mlp_ratio", 8960 / 1536))  # whatever intermediate_size says
+    layers = Layers(w, wide, n, tower.count("patch_size"), channels)
+    tower.ignore("intermediate_size", "layer_scale_init_value")
     yield "v.patch_embd", (w, layers.n_channels * layers.patch**2), 1
     yield "v.position_embd", ((tower.count("image_size") // layers.patch) ** 2, w), 1
     yield from square_attention(layers)

@@ -186,7 +186,16 @@ class KimiDelta(Spec):
     conv_kernel: PositiveInt
 
 
-Mixer = Annotated[Mamba1 | Mamba2 | GatedDelta | KimiDelta, Field(discriminator="kind")]
+class ShortConv(Spec):
+    """LFM2's gated convolution over the last few tokens; no recurrent state beyond them."""
+
+    kind: Literal["short_conv"]
+    inner_dim: PositiveInt
+    conv_kernel: PositiveInt
+    bias: bool = False
+
+
+Mixer = Annotated[Mamba1 | Mamba2 | GatedDelta | KimiDelta | ShortConv, Field(discriminator="kind")]
 
 
 class GatedMlp(Spec):

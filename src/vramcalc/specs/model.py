@@ -31,6 +31,7 @@ from vramcalc.specs.layers import (
     NoAttention,
     NoMlp,
     PlainMlp,
+    ShortConv,
     SlidingAttention,
 )
 
@@ -64,6 +65,7 @@ __all__ = [
     "PlainMlp",
     "Role",
     "RopeTable",
+    "ShortConv",
     "SlidingAttention",
     "StoredApart",
 ]

@@ -41,6 +41,7 @@ from vramcalc.specs.model import (
     Mamba2,
     NoAttention,
     NoMlp,
+    ShortConv,
     SlidingAttention,
 )
 
@@ -186,7 +187,7 @@ def _mix(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache | Non
             return mamba2(builder, x, mixer)
         case GatedDelta() as mixer:
             return gated_delta(builder, x, mixer)
-        case Mamba1() | KimiDelta() as mixer:
+        case Mamba1() | KimiDelta() | ShortConv() as mixer:
             raise TypeError(f"no graph for {mixer.kind}")  # HANDLES keeps such models out
         case None:
             assert cache is not None  # noqa: S101 - every attention has one
