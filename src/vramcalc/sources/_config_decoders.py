@@ -144,7 +144,11 @@ _MINIMAX_M3 = Dialect(
 GRANITE_HARMLESS = words("attention_multiplier embedding_multiplier logits_scaling residual_multiplier")
 
 DECODERS: Mapping[str, Dialect] = {
-    "llama": _LLAMA,
+    "llama": replace(
+        _LLAMA,
+        must_be_off=("qk_layer_norms", "use_resampler"),  # SmolVLM's text model, and what goes with them
+        harmless=words("is_llama_config perceiver_config pixel_shuffle_factor rope_interleaved"),
+    ),
     "mistral": replace(_LLAMA, family="mistral", mha=False, layer_order="window", gguf_window=False),
     "granite": replace(_LLAMA, family="granite", harmless=GRANITE_HARMLESS),
     "nemotron-nas": replace(_LLAMA, family="nemotron", layer_order="blocks", mlp_order="order"),

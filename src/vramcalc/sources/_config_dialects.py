@@ -107,6 +107,17 @@ ENVELOPES: Mapping[str, Envelope] = {
     ),
 }
 
+# What the class fills in where a nested text section is a name and a few differences; a config of its own says all.
+_SEVEN_BILLION = {
+    "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 32000,
+}  # fmt: skip
+NESTED_DEFAULTS: Mapping[str, Mapping[str, object]] = {
+    "llama": _SEVEN_BILLION | {"intermediate_size": 11008, "max_position_embeddings": 2048},
+    "mistral": _SEVEN_BILLION
+    | {"intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 4096 * 32},
+    "gemma": {"max_position_embeddings": 8192},
+}
+
 _OF_TOWERS = ("vision_config", "audio_config")
 
 

@@ -13,9 +13,9 @@ from vramcalc.sources._config_order import Place, layer_places, nemotron_place
 
 _OF_EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
 _OF_MIXERS = (
-    "conv_bias", "conv_L_cache", "linear_conv_kernel_dim", "linear_key_head_dim", "linear_num_key_heads", "linear_num_value_heads",
-    "linear_value_head_dim", "mamba_ssm_dtype", "mixer_bias", "mixer_conv", "mixer_conv_bias", "mixer_expand",
-    "mixer_groups", "mixer_head_dim", "mixer_heads", "mixer_rank", "mixer_state",
+    "conv_bias", "conv_L_cache", "linear_conv_kernel_dim", "linear_key_head_dim", "linear_num_key_heads",
+    "linear_num_value_heads", "linear_value_head_dim", "mamba_ssm_dtype", "mixer_bias", "mixer_conv",
+    "mixer_conv_bias", "mixer_expand", "mixer_groups", "mixer_head_dim", "mixer_heads", "mixer_rank", "mixer_state",
 )  # fmt: skip
 Raw = dict[str, Any]  # a spec before it is validated
 

@@ -148,7 +148,7 @@ _GPT_2 = Dialect(
         "n_ctx scale_attn_weights scale_attn_by_inverse_layer_idx reorder_and_upcast_attn summary_activation "
         "summary_first_dropout summary_proj_to_labels summary_type summary_use_proj gradient_checkpointing "
         "attention_softmax_in_fp32 scale_attention_softmax_in_fp32 inference_runner validate_runner_input "
-        "pre_allocate_kv_cache max_sequence_length max_batch_size"
+        "pre_allocate_kv_cache max_sequence_length max_batch_size pad_key_length"
     ),
 )
 OLDER: Mapping[str, Dialect] = {
@@ -274,7 +274,7 @@ OLDER: Mapping[str, Dialect] = {
         repeats={"word_embed_proj_dim": "hidden_size"},
         must_be={"do_layer_norm_before": True, "layer_norm_elementwise_affine": True},
         must_be_off=("_remove_final_layer_norm",),
-        harmless=words("layerdrop init_std"),
+        harmless=words("activation_dropout init_std layerdrop output_projection"),
     ),
     "mpt": replace(
         _GPT_2,
@@ -287,6 +287,9 @@ OLDER: Mapping[str, Dialect] = {
         mlp_bias=False,
         must_be={"no_bias": True, "attn_type": "multihead_attention"},
         must_be_off=("qk_ln",),
-        harmless=words("init_device learned_pos_emb logit_scale embedding_fraction norm_type emb_pdrop verbose"),
+        harmless=words(
+            "init_device learned_pos_emb logit_scale embedding_fraction norm_type emb_pdrop init_config verbose "
+            "tokenizer_name"
+        ),
     ),
 }

@@ -292,7 +292,7 @@ def _span(keys: Keys, places: list[Place]) -> list[Place]:
 
 def _sparse_step(keys: Keys, places: list[Place]) -> list[Place]:
     step, dense = keys.count("decoder_sparse_step", 1), keys.items("mlp_only_layers") or []
-    has_experts = keys.count("num_experts", 0) > 0
+    has_experts = keys.count("num_experts") > 0
     return _with_experts(places, lambda i: has_experts and step and i not in dense and (i + 1) % step == 0)
 
 

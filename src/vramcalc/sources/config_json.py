@@ -10,7 +10,14 @@ from vramcalc.errors import BadInputError
 from vramcalc.formulas.inventory import n_active_parameters, n_parameters
 from vramcalc.ledger import Basis
 from vramcalc.sources._config_dialect import Dialect, Envelope
-from vramcalc.sources._config_dialects import ARCHITECTURES, DIALECTS, ENVELOPES, gguf_architecture, nested
+from vramcalc.sources._config_dialects import (
+    ARCHITECTURES,
+    DIALECTS,
+    ENVELOPES,
+    NESTED_DEFAULTS,
+    gguf_architecture,
+    nested,
+)
 from vramcalc.sources._config_formats import read_quantised
 from vramcalc.sources._config_keys import Keys, read_json
 from vramcalc.sources._config_layers import read_layers, read_sizes
@@ -37,7 +44,10 @@ def read_config(path: Path) -> ModelSpec:
     quantised = read_json(beside) if beside.is_file() else None
     envelope, text_type = _dialect_of(raw, str(file))
     name = file.parent.name if file.name == "config.json" else file.stem
-    facts = _facts(raw, envelope, DIALECTS[text_type], str(file)) | {"id": name or text_type, "name": name or text_type}
+    dialect = DIALECTS[text_type]
+    if envelope is not None and envelope.any_text:
+        dialect = replace(dialect, defaults={**NESTED_DEFAULTS.get(text_type, {}), **dialect.defaults})
+    facts = _facts(raw, envelope, dialect, str(file)) | {"id": name or text_type, "name": name or text_type}
     stored = _quantised(raw, quantised, str(file))
     facts |= {"source": str(file), "checkpoint_format": stored.format if stored else None}
     model = _counted(facts, file)
