@@ -99,7 +99,8 @@ _GEMMA = Dialect(
     qkv_bias="attention_bias",
     output_bias="attention_bias",
     harmless=words(
-        "query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping cache_implementation num_image_tokens"
+        "query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping cache_implementation num_image_tokens "
+        "use_bidirectional_attention"
     ),
 )
 _GEMMA_2 = replace(_GEMMA, n_norms=4, layer_order="types", interval=("sliding_window_pattern", 2))

@@ -24,8 +24,8 @@ _LLAVA = _IMAGE_TOKENS | words(
     "use_image_newline_parameter is_composition"
 )
 ENVELOPES: Mapping[str, Envelope] = {
-    "qwen3_vl": Envelope(text="qwen3_vl_text", tower="qwen_vl", harmless=_IMAGE_TOKENS),
-    "qwen3_vl_moe": Envelope(text="qwen3_vl_moe_text", tower="qwen_vl", harmless=_IMAGE_TOKENS),
+    "qwen3_vl": Envelope(text="qwen3_vl_text", tower="qwen3_vl", harmless=_IMAGE_TOKENS),
+    "qwen3_vl_moe": Envelope(text="qwen3_vl_moe_text", tower="qwen3_vl", harmless=_IMAGE_TOKENS),
     "qwen3_5": Envelope(text="qwen3_5_text", tower="qwen_vl", harmless=_IMAGE_TOKENS),
     "qwen3_5_moe": Envelope(text="qwen3_5_moe_text", tower="qwen_vl", harmless=_IMAGE_TOKENS),
     "qwen2_vl": Envelope(text="qwen2_vl_text", tower="qwen2_vl", ties="either", harmless=_IMAGE_TOKENS),

@@ -73,6 +73,12 @@ def _qwen_vl(tower: Keys, _: Keys, __: int) -> Rows:
     yield "mm.down.bias", (out,), 1 + deep
 
 
+def _qwen3_vl(tower: Keys, top: Keys, text_hidden: int) -> Rows:
+    if "deepstack_visual_indexes" not in tower:  # the class has some of its own
+        raise tower.error("deepstack_visual_indexes", "is missing")
+    return _qwen_vl(tower, top, text_hidden)
+
+
 def common(tower: Keys) -> Layers:
     return Layers(
         tower.count("hidden_size"),
@@ -228,6 +234,7 @@ def _step3p7(tower: Keys, top: Keys, text_hidden: int) -> Rows:
 
 TOWERS: Mapping[str, Callable[[Keys, Keys, int], Rows]] = {
     "qwen_vl": _qwen_vl,
+    "qwen3_vl": _qwen3_vl,
     "siglip": _siglip,
     "gemma_4": _gemma_4,
     "llama_4": _llama_4,

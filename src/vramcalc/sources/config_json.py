@@ -195,7 +195,7 @@ def _vision_tower(top: Keys, envelope: Envelope, facts: dict[str, Any]) -> list[
         if envelope.tower_defaults is None:
             return []
         facts["notes"] += ["Its config.json leaves out the vision tower; that of the model class is counted."]
-    if envelope.tower == "qwen_vl":  # the one tower whose rope vLLM keeps as a table
+    if envelope.tower in ("qwen_vl", "qwen3_vl"):  # the one tower whose rope vLLM keeps as a table
         half_head = section.count("hidden_size") // max(1, section.count("num_heads")) // 2
         facts["rope_tables"] = [*facts["rope_tables"], {"positions": _TOWER_POSITIONS, "dim": half_head}]
     return read_tower(envelope.tower, section, top, facts["hidden_dim"])
