@@ -35,7 +35,7 @@ def test_a_request_without_engines_is_refused() -> None:
         answer(Request(model="qwen3-8b", gpus=("rtx3060",), engines=()))
 
     assert str(caught.value) == "no engine was named"
-    assert caught.value.hint == "the engines are ollama, llama.cpp, vllm"
+    assert caught.value.hint == "the engines are ollama, llama.cpp, vllm, sglang, tensorrt-llm"
 
 
 @pytest.mark.parametrize(

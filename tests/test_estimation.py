@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from vramcalc.engines.base import Budget, Pool, Proposal
+from vramcalc.engines.base import Budget, Pool, Proposal, Readout
 from vramcalc.estimation import HOST_RESERVE_BYTES, estimate_outcome
 from vramcalc.ledger import HOST, Basis, Component, Ledger, Line
 from vramcalc.sources.machines import resolve_cards
@@ -39,6 +39,7 @@ class FakeEngine:
     placement: Placement
     maps_weights: bool = True
     margin_bytes: int = 0
+    context_step: int = 256
     name: str = "fake"
     version: str = "1"
     weight_format: str = "f16"
@@ -54,6 +55,9 @@ class FakeEngine:
     def budgets(self, proposal: Proposal) -> Mapping[str, Budget]:
         assert proposal.placement is self.placement
         return {"gpu0": self.budget}
+
+    def readouts(self, proposal: Proposal, ledger: Ledger) -> tuple[Readout, ...]:
+        raise AssertionError(f"not asked for here: {proposal} {ledger}")
 
     def pool(self, proposal: Proposal, ledger: Ledger) -> Pool | None:
         raise AssertionError(f"not asked for here: {proposal} {ledger}")

@@ -3,11 +3,15 @@
 import re
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
+from tests.sources.gguf_files import write_gguf
+from vramcalc import api
 from vramcalc.cli import app
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_main_job_prints_what_the_readme_shows() -> None:
@@ -20,7 +24,10 @@ def test_the_main_job_prints_what_the_readme_shows() -> None:
     assert [line.rstrip() for line in result.stdout.splitlines()] == shown[1].splitlines()
 
 
-def test_every_example_runs() -> None:
+def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("docs").symlink_to(ROOT / "docs")
+    write_gguf(Path("model.gguf"), api.load_model("qwen3-8b"), "qwen3", "q4_k_m")
     for line in re.findall(r"^vramcalc (.*)$", README, re.MULTILINE):
         command = re.split(r" #|;|\||&&", line)[0].split()
         result = CliRunner().invoke(app, command)

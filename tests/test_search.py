@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramcalc.solvers.search import largest_that_fits
+from vramcalc.solvers.search import edge_near, largest_of_islands, largest_that_fits
 
 
 @given(
@@ -41,3 +41,24 @@ def test_a_straight_line_takes_few_calls() -> None:
 
     assert largest_that_fits(room, upper=131_072) == 53_435
     assert len(tried) <= 5
+
+
+@given(upper=st.integers(1, 10_000), edge=st.integers(0, 12_000), at=st.integers(0, 12_000))
+def test_a_known_room_spares_a_walk_and_changes_nothing(upper: int, edge: int, at: int) -> None:
+    def room(n: int) -> int:
+        return edge - n
+
+    assert largest_that_fits(room, upper=upper, known=(at, room(at))) == min(edge, upper)
+
+
+@given(upper=st.integers(1, 4096), edge=st.integers(0, 5000), start=st.integers(0, 5000))
+def test_strides_find_the_edge_from_anywhere(upper: int, edge: int, start: int) -> None:
+    assert edge_near(lambda n: n <= edge, start, upper=upper) == min(edge, upper)
+
+
+def test_room_that_comes_back_is_found() -> None:
+    def room(n: int) -> int:  # an engine that takes a smaller step beyond 1000, and so fits again up to 1500
+        return (700 if n <= 1000 else 1500) - n
+
+    assert largest_of_islands(room, upper=2048) == 1500
+    assert largest_of_islands(lambda n: -n, upper=2048) == 0

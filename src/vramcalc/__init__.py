@@ -9,9 +9,9 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vramcalc.api import estimate, load_gpu, load_model
+    from vramcalc.api import estimate, load_gpu, load_model, solve
 
-__all__ = ["estimate", "load_gpu", "load_model"]
+__all__ = ["estimate", "load_gpu", "load_model", "solve"]
 
 
 def __getattr__(name: str) -> object:

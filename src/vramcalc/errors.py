@@ -42,6 +42,12 @@ class UnknownNameError(UsageError):
         super().__init__(f"no {kind} is called {name!r}", hint)
 
 
+class DoesNotFitError(AppError):
+    """What was asked for would not start."""
+
+    exit_code = ExitCode.DOES_NOT_FIT
+
+
 class BadInputError(AppError):
     """A file or a spec that cannot be what it says."""
 
@@ -50,6 +56,10 @@ class UnavailableError(AppError):
     """A source that could not be reached: a driver, a hub, a disk."""
 
     exit_code = ExitCode.UNAVAILABLE
+
+
+class MissingError(UnavailableError):
+    """What was asked for is not there, which a timeout or a refusal does not tell."""
 
 
 class RefusedError(UsageError):

@@ -90,6 +90,10 @@ class Ledger(Struct, frozen=True):
         """Return the lines of one component."""
         return Ledger(tuple(line for line in self.lines if line.component is component))
 
+    def without(self, *components: Component) -> "Ledger":
+        """Return the lines of all other components."""
+        return Ledger(tuple(line for line in self.lines if line.component not in components))
+
     @property
     def n_bytes(self) -> int:
         """The best figure, summed."""

@@ -10,17 +10,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 
 from vramcalc.engines import bind_engine
-from vramcalc.engines.base import Pool, Setup
+from vramcalc.engines.base import Pool, Setup, loaded_bytes
 from vramcalc.errors import RefusedError
-from vramcalc.estimation import Outcome, estimate_outcome
+from vramcalc.estimation import Outcome, estimate_outcome, outcome_speed
 from vramcalc.ledger import Component, Ledger
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.measured import Accuracy, AccuracyTable, DeviceKind, MeasuredFigure, MeasuredRun, Quantity
 from vramcalc.specs.model import ModelSpec, MoeMlp
+from vramcalc.speed import Speed
 
 MISS_ABOVE = 0.02  # an error above this share is listed
-# What vLLM's coefficients were fitted to: the same logs, and the pool is what those terms leave.
+_SPEEDS = frozenset({Quantity.DECODE_SPEED, Quantity.PROMPT_SPEED})
+# What servers' coefficients were fitted to: the same logs, and the pool is what those terms leave.
 _IN_SAMPLE = {
+    **{(engine, "bench"): _SPEEDS for engine in ("llama.cpp", "ollama", "vllm")},
     ("vllm", "log"): frozenset(
         {
             Quantity.COMPUTE_BUFFER,
@@ -30,8 +33,11 @@ _IN_SAMPLE = {
             Quantity.POOL,
             Quantity.POOL_TOKENS,
         }
-    )
+    ),
+    ("sglang", "log"): frozenset({Quantity.POOL, Quantity.POOL_TOKENS, Quantity.STATE}),
+    ("tensorrt-llm", "log"): frozenset({Quantity.WEIGHTS, Quantity.POOL, Quantity.POOL_TOKENS}),
 }
+_THOUSAND = 1000
 _DIGITS = 9  # what is kept of an error, and the slack of a comparison with the table
 
 
@@ -42,11 +48,17 @@ class Comparison(Struct, frozen=True):
     figure: MeasuredFigure
     estimated: int | None
     refusal: str = ""
+    spread: tuple[int, int] | None = None  # the range we give, where a fit has one
 
     @property
     def is_exact(self) -> bool:
         """Whether the estimate lies within the figure's resolution."""
         return self.estimated is not None and abs(self.estimated - self.figure.value) <= self.figure.resolution
+
+    @property
+    def is_in_range(self) -> bool:
+        """Whether the figure lies in the range we give."""
+        return self.spread is not None and self.spread[0] <= self.figure.value <= self.spread[1]
 
     @property
     def error(self) -> float | None:
@@ -69,7 +81,21 @@ def compare(run: MeasuredRun, model: ModelSpec, machine: Machine) -> tuple[Compa
             for figure in run.figures
         )
     pool = engine.pool(outcome.proposal, outcome.ledger)
-    return tuple(Comparison(run, figure, _estimated(figure, model, outcome, pool)) for figure in run.figures)
+    return tuple(
+        _compare_speed(run, figure, outcome_speed(outcome, model, machine))
+        if figure.quantity in _SPEEDS
+        else Comparison(run, figure, _estimated(figure, model, outcome, pool))
+        for figure in run.figures
+    )
+
+
+def _compare_speed(run: MeasuredRun, figure: MeasuredFigure, told: tuple[Speed | None, tuple[str, ...]]) -> Comparison:
+    speed, notes = told
+    if speed is None:
+        return Comparison(run, figure, None, "; ".join(notes))
+    rate = speed.decode if figure.quantity is Quantity.DECODE_SPEED else speed.prefill
+    low, best, high = (round(_THOUSAND * value) for value in (rate.low, rate.best, rate.high))
+    return Comparison(run, figure, best, spread=(low, high))
 
 
 def measure_accuracy(comparisons: Sequence[Comparison]) -> AccuracyTable:
@@ -127,9 +153,15 @@ def _accuracy(group: Sequence[Comparison]) -> Accuracy:
         n_answered=len(errors),
         n_exact=sum(one.is_exact for one in group),
         median_error=round(statistics.median(errors), _DIGITS) if errors else None,
-        p95_error=round(errors[math.ceil(0.95 * len(errors)) - 1], _DIGITS) if errors else None,
+        p95_error=_quantile(errors, 0.95) if errors else None,
         worst_error=round(errors[-1], _DIGITS) if errors else None,
+        n_in_range=sum(one.is_in_range for one in group) if any(one.spread for one in group) else None,
+        p90_error=_quantile(errors, 0.9) if any(one.spread for one in group) else None,
     )
+
+
+def _quantile(errors: Sequence[float], share: float) -> float:
+    return round(errors[math.ceil(share * len(errors)) - 1], _DIGITS)
 
 
 def _kind(device: str) -> DeviceKind:
@@ -161,9 +193,11 @@ def _estimated(figure: MeasuredFigure, model: ModelSpec, outcome: Outcome, pool:
         case Quantity.RUNTIME:
             return _held(ledger, Component.RUNTIME)
         case Quantity.UNACCOUNTED:
-            return _held(ledger, Component.UNACCOUNTED)
+            return _held(ledger, Component.UNACCOUNTED) - (loaded_bytes(ledger) - _held(ledger, Component.WEIGHTS))
         case Quantity.CUDA_GRAPHS:
             return _held(beside, Component.COMPUTE_BUFFER)
+        case Quantity.LOADED:
+            return loaded_bytes(ledger)
         case Quantity.NEED:
             return inside.n_bytes
         case Quantity.LEAST_CACHE:
@@ -185,6 +219,8 @@ def _estimated(figure: MeasuredFigure, model: ModelSpec, outcome: Outcome, pool:
             return placement.gpu_layers
         case Quantity.LAYERS:
             return placement.layers_on(figure.device) + (placement.output_device == figure.device)
+        case Quantity.DECODE_SPEED | Quantity.PROMPT_SPEED:
+            return None  # has a range: see _compare_speed
         case Quantity.EXPERT_LAYERS:
             kinds = [model.layers.kinds[name] for name in model.layers.order()]
             return sum(placement.experts_stay(i) for i, kind in enumerate(kinds) if isinstance(kind.mlp, MoeMlp))

@@ -1,9 +1,11 @@
 """The program as people and scripts use it."""
 
+import ast
 import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,10 @@ from typer.testing import CliRunner, Result
 
 import vramcalc
 from vramcalc.cli import app
+from vramcalc.cli.commands import SUMMARIES, build_command
+from vramcalc.cli.options import SECTIONS, RequestOptions
 
+SPILLED = ("speed", "-m", "deepseek-r1-8b", "-g", "rtx3060", "-e", "ollama", "--gpu-layers", "28")
 MAIN_JOB = ("estimate", "--model", "deepseek-r1-8b", "--gpu", "rtx3060")
 
 
@@ -48,7 +53,7 @@ def test_the_story_on_an_rtx_3060() -> None:
     gpu, host = ollama["devices"]
     assert (gpu["weights_bytes"], host["weights_bytes"]) == (4_617_396_480, 295_501_824)
     assert gpu["weights_bytes"] + host["weights_bytes"] == 4_912_898_304
-    assert vllm["devices"][0]["weights_bytes"] == 16_094_077_696  # 16,060,522,496 + its rope table + scales
+    assert vllm["devices"][0]["weights_bytes"] == 16_094_077_440  # 16,060,522,496 + its rope table + scales
     assert vllm["devices"][0]["headroom_bytes"] < 0
 
 
@@ -111,6 +116,7 @@ def test_json_validates_and_adds_up(arguments: tuple[str, ...], schema: dict[str
     [
         pytest.param(("models", "list", "--json"), id="models"),
         pytest.param(("gpus", "search", "h100", "--json"), id="gpus"),
+        pytest.param(("detect", "--json"), id="this machine"),
         pytest.param(("explain", "-m", "qwen3-8b", "-g", "rtx3060", "--json"), id="explain"),
         pytest.param(("explain", "-m", "qwen3-8b", "--textbook", "--json"), id="textbook"),
         pytest.param(("explain", "weights", "-m", "qwen3-8b", "-q", "fp8", "--json"), id="weights"),
@@ -200,7 +206,7 @@ def test_check(arguments: tuple[str, ...], code: int) -> None:
         (("-m", "deepseek-r1-8b", "-g", "rtx3061"), "no gpu is called 'rtx3061'", "rtx3060"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "-q", "q4_z"), "no weight format is called 'q4_z'", "q4"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "-e", "vlm"), "no engine is called 'vlm'", "vllm"),
-        (("-m", "deepseek-r1-8b", "-g", "rtx3060", "-c", "0"), "--context is 0", "1 or more"),
+        (("-m", "deepseek-r1-8b", "-g", "rtx3060", "--slots", "0"), "--slots is 0", "1 or more"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "-c", "many"), "--context: 'many' is not a count", "8k"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "-n", "0"), "--parallel is 0", "1 or more"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "--ram", "64"), "--ram: '64' is not an amount", "GiB"),
@@ -209,8 +215,7 @@ def test_check(arguments: tuple[str, ...], code: int) -> None:
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "--gpu-layers", "-1"), "--gpu-layers is -1", "0 or more"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "--memory-share", "1.5"), "--memory-share is 1.5", "up to 1"),
         (("-m", "deepseek-r1-8b"), "no GPU was named", "--gpu rtx3060"),
-        (("-m", "deepseek-r1-8b", "-g", "local"), "not built in yet", "vramcalc gpus"),
-        (("-m", "./model.gguf", "-g", "rtx3060"), "not built in yet", "vramcalc models"),
+        (("-m", "deepseek-r1-8b", "-g", "2xlocal"), "counts this machine's own cards", "write local"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "-e", "vllm", "-q", "q4_k_m"), "GGUF", "--engine"),
     ],
 )
@@ -252,7 +257,7 @@ def test_a_model_from_its_config(tmp_path: Path) -> None:
         (estimate,) = estimates("-m", name, "-g", "rtx3060", "-e", "vllm")
         assert estimate["model"]["id"] == "mine"
         assert estimate["model"]["n_parameters"] == 8_030_261_248
-        assert estimate["devices"][0]["weights_bytes"] == 16_094_077_696
+        assert estimate["devices"][0]["weights_bytes"] == 16_094_077_440
 
     (folder / "config.json").write_text(text.replace('"hidden_size"', '"hidden_width": 1, "hidden_size"'), "utf-8")
     result = run("estimate", "-m", str(folder), "-g", "rtx3060")
@@ -347,7 +352,7 @@ def test_a_pinned_version_takes_the_nearest_earlier_rules(engine: str, version: 
     (estimate,) = estimates("-m", "qwen3-8b", "-g", "rtx4090", "-c", "4k", "-e", engine)
 
     assert estimate["engine"]["version"] == version
-    assert any("nearest earlier" in note for note in estimate["notes"]) == said
+    assert any("nearest set" in note for note in estimate["notes"]) == said
 
 
 def test_version() -> None:
@@ -365,6 +370,32 @@ def program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_the_summary_of_a_command_is_the_first_line_of_its_help(name: str) -> None:
+    assert SUMMARIES[name] == build_command(name).help.partition("\n\n")[0].replace("\n", " ")
+
+
+def test_every_shared_option_has_its_section() -> None:
+    assert sorted(name for names in SECTIONS.values() for name in names) == sorted(RequestOptions.__struct_fields__)
+
+
+def test_the_sections_of_help() -> None:
+    titles = [line[:-1] for line in run("estimate", "--help").stdout.splitlines() if re.fullmatch(r"\S.*:", line)]
+
+    assert titles == [*SECTIONS, "Options"]
+
+
+def test_a_command_imports_no_other() -> None:
+    code = (
+        "import sys; from vramcalc.cli.commands import build_command; build_command('estimate');"
+        "print([m for m in sys.modules if m.startswith('vramcalc.cli.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    modules = ("commands", "estimate", "options", "output")
+    assert sorted(f"vramcalc.cli.{name}" for name in modules) == sorted(ast.literal_eval(done.stdout))
+
+
 def test_help_imports_no_heavy_library() -> None:
     code = (
         "import sys; from vramcalc.cli import app; print([m for m in ('pydantic', 'yaml', 'rich') if m in sys.modules])"
@@ -400,3 +431,35 @@ def test_the_python_interface() -> None:
     assert vramcalc.load_gpu("rtx3060").n_sms == 28
     with pytest.raises(AttributeError):
         _ = vramcalc.nothing
+
+
+# ---- speed
+
+
+def test_explain_speed_puts_the_numbers_in(snapshot: SnapshotAssertion) -> None:
+    assert run("explain", *SPILLED).stdout == snapshot
+
+
+def test_explain_says_why_there_is_no_speed() -> None:
+    result = run("explain", "speed", "-m", "deepseek-r1-8b", "-g", "11GiB", "-e", "ollama")
+
+    assert result.exit_code == 0
+    assert "no speed is told: the bandwidth of" in result.stdout
+
+
+def test_stated_host_memory_changes_the_speed() -> None:
+    asked = ("-m", "deepseek-r1-8b", "-g", "rtx3060", "-e", "ollama", "--gpu-layers", "20")
+    usual, fast = (estimates(*asked, *more)[0]["speed"] for more in ((), ("--ram-bandwidth", "102.4GB/s")))
+
+    assert fast["decode_tokens_per_s"]["best"] > usual["decode_tokens_per_s"]["best"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--ram-bandwidth", "fast"), ("--ram-bandwidth", "0GB/s"), ("--depth", "0"), ("--depth", "x")]
+)
+def test_what_speed_cannot_take_exits_2(arguments: tuple[str, ...]) -> None:
+    result = run(*MAIN_JOB, *arguments)
+
+    assert result.exit_code == 2
+    assert arguments[0] in result.stderr
+    assert result.stdout == ""

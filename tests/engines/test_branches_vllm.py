@@ -39,7 +39,7 @@ def test_an_amd_card_is_answered_and_nothing_measured_is_claimed() -> None:
     assert (context.basis, context.outside_budget) == (Basis.ASSUMED, True)
     assert context.low_bytes == 100 * MIB
     assert context.low_bytes < context.n_bytes < context.high_bytes
-    assert weights_of(ledger).n_bytes == 16_060_522_496 + 131_072 * 128 * 2 + 32 * 24
+    assert weights_of(ledger).n_bytes == 16_060_522_496 + 131_072 * 128 * 2 + 32 * 16
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_the_command_says_what_was_chosen(
             {"tensor_parallel": 3},
             None,
             "TP 3 does not divide Llama 3.2 3B: 8 KV heads",
-            "try a smaller --tp, or --pp",
+            "--tp 2 or --pp 3",
             id="24 heads over 3, but 8 KV heads",
         ),
         pytest.param(
@@ -105,7 +105,7 @@ def test_the_command_says_what_was_chosen(
             {"tensor_parallel": 5},
             None,
             "TP 5 does not divide Llama 2 13B: feed-forward width 13824",
-            "try a smaller --tp, or --pp",
+            "--tp 4 or --pp 5",
             id="40 heads over 5, but 13824 columns",
         ),
     ],
@@ -148,11 +148,11 @@ _BIASES = (768 + 768 + 2048) * 2
 def test_gptq_experts_carry_biases_until_loading_ends(gpus: str, dropped: int) -> None:
     """Half a byte per element, 2.5 bytes per group of 128, and a 16-bit bias per row of each matrix."""
     line = weights_of(settled(engine("qwen3-30b-a3b", gpus, "gptq-4bit"))[1])
-    kept = sum(n for name, n in line.values.items() if name != "dropped_zeros")
+    kept = sum(n for name, n in line.values.items() if not name.startswith("dropped"))
 
     assert line.values["experts"] == _LAYERS_EXPERTS * (_EXPERT // 2 + _EXPERT // 128 * 5 // 2 + _BIASES)
     assert line.values["dropped_zeros"] == dropped
-    assert line.n_bytes == kept - dropped
+    assert line.n_bytes == kept - dropped - 48 * 8  # spare scales of the cache
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tests.arithmetic import evaluate
 from vramcalc.engines import ENGINE_NAMES, bind_engine, parse_engine
 from vramcalc.engines.base import Engine, Setup
 from vramcalc.errors import RefusedError, UnknownNameError
-from vramcalc.estimation import Outcome, estimate_outcome
+from vramcalc.estimation import Asked, Outcome, estimate_outcome
 from vramcalc.ledger import HOST, Basis, Component
 from vramcalc.solvers.limits import find_limits
 from vramcalc.sources.machines import resolve_cards
@@ -121,11 +121,12 @@ def test_more_context_never_needs_less(name: str, model_id: str, context: int, m
 def test_the_limits_are_edges(name: str, model_id: str) -> None:
     machine = machine_of("rtx4090")
     model = MODELS.resolve(model_id)
-    weight_format = "w4a16" if name == "vllm" else None
+    weight_format = {"vllm": "w4a16", "sglang": "w4a16", "tensorrt-llm": "awq-4bit"}.get(name)
     engine = bound(name, model_id, machine, weight_format)
     asked = Workload(n_context=2048)
-    settled = estimate_outcome(engine, machine, asked).proposal.workload
-    limits = find_limits(engine, model, machine, asked, settled)
+    outcome = estimate_outcome(engine, machine, asked)
+    settled = outcome.proposal.workload
+    limits = find_limits(Asked(model, machine, name, None, weight_format, asked), outcome)
 
     def stays(workload: Workload) -> bool:
         return estimate_outcome(engine, machine, workload).stays_on_gpus

@@ -322,7 +322,7 @@ def test_unknown_names() -> None:
         engine("Qwen3-8B").propose(Workload(n_context=512, k_format="q9"))
 
 
-@pytest.mark.parametrize(("version", "known"), [("b10488", True), ("b99999", True), ("b3000", False), ("main", False)])
+@pytest.mark.parametrize(("version", "known"), [("b10488", True), ("b99999", True), ("b3000", True), ("main", False)])
 def test_builds(version: str, known: bool) -> None:
     setup = Setup(MODELS["Qwen3-8B"], Machine(gpus=(hypothetical(ROOMY),)), None, version)
     if known:

@@ -54,9 +54,7 @@ def test_states_go_where_their_layers_go() -> None:
 @pytest.mark.parametrize(
     ("kind", "fact"),
     [
-        ({"mixer": mamba2(8), "attention": full(8, 8, 64)}, "attention and a recurrent mixer in one layer"),
         ({"mixer": {"kind": "kimi_delta", "n_heads": 8, "head_dim": 64, "conv_kernel": 4}}, "kimi_delta layers"),
-        ({"mixer": mamba2(8).model_copy(update={"norm": False})}, "without a norm"),
         ({"attention": windowed(full(8, 8, 64), 512)}, "sliding attention beside recurrent layers"),
         ({"mlp": {"kind": "gated", "ff_dim": 512}}, "layers of an MLP alone"),
         ({"attention": full(8, 8, 64, output_gate="per_head")}, "gated attention output without gated delta nets"),

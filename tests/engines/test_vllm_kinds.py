@@ -46,6 +46,7 @@ def line_of(ledger: Ledger, component: Component) -> Line:
     [
         # Qwen 3.5: a state of 61440 + 4 x 786432 bytes in 832 or 784 tokens of 4096; 16 layers a group
         pytest.param("Qwen3.5-27B", "h100", 3 * 3, 5, 16 * 832 * 4096, id="delta net with checkpoints"),
+        pytest.param("Qwen3.5-27B", "rtx5090", 3 * 3, 5, 16 * 832 * 4096, id="with checkpoints on Blackwell cards too"),
         pytest.param("Qwen3.5-27B", "rtx4090", 3 * 2, 6, 16 * 784 * 4096, id="delta net without"),
         pytest.param("Qwen3-Next-80B", "h100", 3 * 3, 8, 12 * 576 * 2048, id="state in 16 bits"),
         pytest.param("Nemotron-3-Nano-30B", "a100", 4 * 3, 2, 6 * 2096 * 1024, id="Mamba-2: 23 layers in 4 groups"),
@@ -62,6 +63,13 @@ def test_states_are_whole_blocks(name: str, gpu: str, states: int, blocks: int, 
     assert "padded to an attention page" in state.why
 
 
+def test_without_prefix_caching_a_request_holds_one_state_per_layer() -> None:
+    ledger = ledger_of(MODELS["Qwen3.5-27B"], kv_cache_memory_bytes=8 * GIB, prefix_caching=False)
+
+    # one state in each of 3 groups; blocks of ceil(3207168 / (16 x 4096)) x 16 = 784 tokens, checkpoints or not
+    assert line_of(ledger, Component.STATE).n_bytes == 3 * 16 * 784 * 4096
+
+
 def test_states_stay_as_they_are_while_the_context_grows() -> None:
     short, long = (ledger_of(MODELS["Qwen3.5-27B"], n_context=n) for n in (1024, 65536))
 
@@ -75,6 +83,7 @@ def test_states_stay_as_they_are_while_the_context_grows() -> None:
         pytest.param("h100", "auto", 1152 + 132, id="16 bits and an 8-bit key with its scale"),
         pytest.param("h100", "fp8", 656 + 132, id="fp8 with scales and 16-bit rope"),
         pytest.param("b200", "fp8", 576 + 132, id="plain fp8"),
+        pytest.param("rtxpro6000", "auto", 1152 + 132, id="Blackwell cards have a sparse kernel of their own"),
     ],
 )
 def test_an_indexer_caches_its_own_keys(gpu: str, kv: str, row: int) -> None:
@@ -209,7 +218,8 @@ def test_values_that_are_keys_have_a_matrix_and_towers_of_gemma_4_are_whole() ->
 def test_weights_before_loading_ends_are_the_model_classes_to_the_byte(name: str, n: int, before: int) -> None:
     weights = line_of(ledger_of(MODELS[name], n=n, tensor_parallel=n), Component.WEIGHTS)
 
-    assert sum(size for part, size in weights.values.items() if part != "latent_copies") == before
+    changes = ("latent_copies", "dropped_scales")
+    assert sum(size for part, size in weights.values.items() if part not in changes) == before
 
 
 def test_an_indexer_brings_buffers() -> None:

@@ -131,11 +131,11 @@ def test_our_own_runs_cover_what_we_claim() -> None:
     known = {model.id for model in model_registry().search()}
     quantities = {figure.quantity for run in runs for figure in run.figures}
 
-    assert 400 <= len(runs) <= 600
+    assert 1000 <= len(runs) <= 1500
     assert {run.model for run in runs} <= known
     assert len({run.model for run in runs}) >= 30
-    assert {run.engine for run in runs} == {"llama.cpp", "ollama", "vllm"}
-    assert quantities == set(Quantity) - {Quantity.STATE}  # no model with a recurrent state is in the registry
+    assert {run.engine for run in runs} == {"llama.cpp", "ollama", "sglang", "tensorrt-llm", "vllm"}
+    assert quantities == set(Quantity)
     assert {run.workload.tensor_parallel for run in runs} >= {1, 2, 4, 8}
     assert {run.workload.pipeline_parallel for run in runs} >= {1, 2, 4}
     assert sum(path.stat().st_size for path in PACKAGED.iterdir()) < 250_000

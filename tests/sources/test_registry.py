@@ -174,7 +174,7 @@ def test_cards_and_counts() -> None:
     assert resolve_cards("rtx4090", registry).notes == ()
 
 
-@pytest.mark.parametrize("text", ["", "0xrtx4090", "2x", "rtx4090+", "local", "0MiB", "9999xrtx4090"])
+@pytest.mark.parametrize("text", ["", "0xrtx4090", "2x", "rtx4090+", "2xlocal", "0MiB", "9999xrtx4090"])
 def test_machines_without_cards_are_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve_cards(text, gpu_registry())

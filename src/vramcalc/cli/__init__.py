@@ -5,24 +5,19 @@ import sys
 
 import typer
 
-from vramcalc.cli import catalogue, estimate, explain, schema, validate
+from vramcalc.cli.commands import LazyCommands
 
 _GARBAGE_THRESHOLD = 100_000  # what imports make is kept: collecting it every 700 objects costs a start 4 %
 
 app = typer.Typer(
     name="vramcalc",
+    cls=LazyCommands,
     help="Will it run here? VRAM budgets of large language models, as the engines themselves account them.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # plain help: it starts faster and pipes cleanly
     pretty_exceptions_enable=False,
 )
-app.command("estimate")(estimate.estimate)
-app.command("explain")(explain.explain)
-app.add_typer(catalogue.catalogue_app("models", "models"), name="models")
-app.add_typer(catalogue.catalogue_app("gpus", "GPUs"), name="gpus")
-app.command("validate")(validate.validate)
-app.command("schema")(schema.schema)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,5 +1,6 @@
-"""``vramcalc models`` and ``vramcalc gpus``: list, search, show."""
+"""``vramcalc models`` and ``vramcalc gpus``: list, search, show, add."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ _Text = Annotated[str, Argument(help="Part of a name.", show_default=False)]
 
 def catalogue_app(kind: str, title: str) -> typer.Typer:
     """Return the commands of one registry; ``kind`` is ``models`` or ``gpus``."""
-    app = typer.Typer(help=f"The {title} it knows: list, search, show.", rich_markup_mode=None)
+    app = typer.Typer(help=f"The {title} it knows: list, search, show.", add_completion=False, rich_markup_mode=None)
 
     @app.callback(invoke_without_command=True)
     def _all(context: typer.Context, as_json: _Json = False) -> None:
@@ -39,7 +40,25 @@ def catalogue_app(kind: str, title: str) -> typer.Typer:
 
             deliver(render_entry(show_entry(kind, name, registry or ()), as_json=as_json), None)
 
+    if kind == "models":
+        app.command("add", help="Write a model's spec into your own registry.")(_add)
     return app
+
+
+def _add(
+    source: Annotated[
+        str, Argument(help="A file or folder, hf:org/name, ollama:name:tag, or https://....gguf.", show_default=False)
+    ],
+    entry_id: Annotated[str | None, Option("--id", help="What it is to be called; default: its own name.")] = None,
+    force: Annotated[bool, Option("--force", help="Replace an entry of that name.")] = False,
+    as_json: _Json = False,
+) -> None:
+    with failures_told(_format(as_json=as_json)):
+        from vramcalc.api import add_entry  # noqa: PLC0415 - start-up
+
+        name, path = add_entry(source, entry_id, force=force)
+        said = json.dumps({"id": name, "registry": str(path)}) if as_json else f"{name} is now in {path}"
+        deliver(said, None)
 
 
 def _list(kind: str, text: str, registry: list[Path] | None, *, as_json: bool) -> None:
@@ -52,3 +71,7 @@ def _list(kind: str, text: str, registry: list[Path] | None, *, as_json: bool) -
 
 def _format(*, as_json: bool) -> OutputFormat:
     return OutputFormat.JSON if as_json else OutputFormat.TABLE
+
+
+models = catalogue_app("models", "models")
+gpus = catalogue_app("gpus", "GPUs")

@@ -11,7 +11,7 @@ from vramcalc.cli.output import OutputFormat, deliver, failures_told
 
 
 class Explained(StrEnum):
-    """The parts of a bill that can be asked for."""
+    """The parts of an answer that can be asked for."""
 
     WEIGHTS = "weights"
     KV_CACHE = "kv_cache"
@@ -20,6 +20,7 @@ class Explained(StrEnum):
     RUNTIME = "runtime"
     UNACCOUNTED = "unaccounted"
     BUDGET = "budget"
+    SPEED = "speed"
 
 
 @takes_request

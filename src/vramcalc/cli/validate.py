@@ -28,7 +28,7 @@ def validate(
     update: Annotated[bool, Option("--update", help="Keep this accuracy as the table to beat; in a checkout.")] = False,
     output: Annotated[Path | None, Option(help="Write the answer to a file.")] = None,
 ) -> None:
-    """Print our error per engine and figure against measured runs; exit 3 where it is worse than the table kept."""
+    """Print our error per engine and figure against measured runs; exit 3 where it grew."""
     drawn = AccuracyFormat.JSON if as_json else drawn
     with failures_told(OutputFormat(drawn.value)):
         from vramcalc import api  # noqa: PLC0415 - help must not pay for the use cases

@@ -5,11 +5,14 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from vramcalc.ledger import Ledger
+from vramcalc.ledger import Component, Ledger
+from vramcalc.specs.companions import Companions
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec
 from vramcalc.specs.placement import Placement
 from vramcalc.specs.workload import Workload
+
+ALLOCATOR_ROUNDING = "allocator_rounding"  # names, among a line's values, what an allocator adds to the weights
 
 
 class Setup(Struct, frozen=True):
@@ -19,6 +22,7 @@ class Setup(Struct, frozen=True):
     machine: Machine
     weight_format: str | None = None
     version: str | None = None
+    companions: Companions = Companions()
 
 
 class Proposal(Struct, frozen=True):
@@ -27,6 +31,7 @@ class Proposal(Struct, frozen=True):
     workload: Workload
     placement: Placement
     notes: tuple[str, ...] = ()
+    loading: Mapping[str, int] | None = None  # bytes by device that are held beside its bill until all is loaded
 
 
 class Budget(Struct, frozen=True):
@@ -38,13 +43,35 @@ class Budget(Struct, frozen=True):
 
 
 class Pool(Struct, frozen=True, kw_only=True):
-    """The KV cache a paging engine sets aside, as it prints it. Blocks are its pages."""
+    """The KV cache a paging engine sets aside, as it prints it. Blocks are its pages.
+
+    ``log`` is what the engine would print about memory as it starts, in its own words; empty where that is not known.
+    """
 
     pool_bytes: int
     n_blocks: int
     block_tokens: int
     n_tokens: int
     max_concurrency: float
+    log: tuple[str, ...] = ()
+
+
+def loaded_bytes(ledger: Ledger) -> int:
+    """Return the weights as an allocator holds them."""
+    rounding = sum(line.n_bytes for line in ledger.lines if ALLOCATOR_ROUNDING in line.values)
+    return ledger.of_component(Component.WEIGHTS).n_bytes + rounding
+
+
+class Readout(Struct, frozen=True):
+    """What a tool will show once the model is loaded: bytes, and the text as it prints it.
+
+    ``device`` is None for what it shows of all devices together.
+    """
+
+    tool: str
+    device: str | None
+    n_bytes: int
+    text: str
 
 
 class Engine(Protocol):
@@ -54,7 +81,12 @@ class Engine(Protocol):
     version: str  # the rule set in force, e.g. "0.33"
     weight_format: str
     margin_bytes: int  # what its own placement keeps free on each GPU before it moves layers off
-    maps_weights: bool  # weights in host memory are mapped from the file, so that more than fits can run
+    context_step: int  # tokens, the granularity of its longest context
+
+    @property
+    def maps_weights(self) -> bool:
+        """Whether weights in host memory are mapped from the file, so that more than fits can run."""
+        ...
 
     def propose(self, workload: Workload) -> Proposal:
         """Fill in the defaults and place the model. Raises ``RefusedError`` for what the engine would refuse."""
@@ -70,6 +102,10 @@ class Engine(Protocol):
 
     def pool(self, proposal: Proposal, ledger: Ledger) -> Pool | None:
         """Return the paged KV pool, or None where the engine allocates the cache as asked."""
+        ...
+
+    def readouts(self, proposal: Proposal, ledger: Ledger) -> tuple[Readout, ...]:
+        """Return what the engine's own tools will show."""
         ...
 
     def command(self, proposal: Proposal) -> tuple[str, ...]:

@@ -9,57 +9,66 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
+from vramcalc.engines._ggml.command import DEFAULT_STEP, Words
 from vramcalc.engines._ggml.fit import LEAST_CONTEXT, MARGIN_BYTES, Fit, Fitted
-from vramcalc.engines._ggml.layout import Layout, expert_tensors, lay_out
+from vramcalc.engines._ggml.layout import lay_out
+from vramcalc.engines._ggml.overriding import asked_layout, placement_notes
 from vramcalc.engines._ggml.placing import to_placement
 from vramcalc.engines._ggml.process import LlamaProcess
-from vramcalc.engines._ggml.run import LOGICAL_BATCH, Run
+from vramcalc.engines._ggml.run import Run
 from vramcalc.engines._ggml.settling import (
     cache_formats,
     cache_notes,
     check_slots,
     choose_format,
-    make_run,
     uses_flash_attention,
 )
-from vramcalc.engines._ggml.support import HANDLES, refuse_unknown
+from vramcalc.engines._ggml.support import HANDLES, check_graph, refuse_unknown
 from vramcalc.engines._ggml.tensor import CPU
 from vramcalc.engines.base import Proposal, Setup
 from vramcalc.errors import RefusedError
-from vramcalc.ledger import HOST
-from vramcalc.specs.placement import Placement
+from vramcalc.specs.gpu import GpuSpec
+from vramcalc.specs.model import FullAttention, ModelSpec
 from vramcalc.specs.workload import Workload
 from vramcalc.units import MIB
 
-__all__ = ["HANDLES", "NAME", "VERSIONS", "LlamaCpp", "bind"]
+__all__ = ["COMPANIONS", "HANDLES", "NAME", "VERSIONS", "LlamaCpp", "bind"]
 
 NAME = "llama.cpp"
 VERSIONS = ("b10488",)
+COMPANIONS = frozenset({"--draft", "--mmproj", "--lora"})
 
 _DEFAULT_SLOTS = 4
-_DEFAULT_STEP = 512
+_MOST_ASIDE = 2  # GPUs up to which another fit costs little
 _BUILD = re.compile(r"b?(\d+)")
+_ELSEWHERE = re.compile(r"[a-z]{2,}:")  # a hub, a registry, a web address
 _FIRST_BUILD = 10488
-_BACKENDS = {"amd": "ROCm", "intel": "SYCL", "apple": "Metal"}
 
 
 def bind(setup: Setup) -> "LlamaCpp":
     """Return the engine bound to ``setup``. Raises ``RefusedError`` for a format or build it has no rules for."""
     refuse_unknown(setup.model, NAME)
-    return LlamaCpp(setup, _rules_for(setup.version), choose_format(setup, NAME))
+    build = _build(setup.version)
+    if build < _FIRST_BUILD and not _caches_as_ever(setup.model):
+        raise RefusedError(
+            f"no rules are known for llama.cpp {setup.version}: older builds kept other caches for {setup.model.name}",
+            f"the oldest known build is {VERSIONS[0]}: leave it out",
+        )
+    return LlamaCpp(setup, VERSIONS[-1], choose_format(setup, NAME), is_older=build < _FIRST_BUILD)
 
 
-def _rules_for(version: str | None) -> str:
+def _build(version: str | None) -> int:
     if version is None:
-        return VERSIONS[-1]
+        return _FIRST_BUILD
     match = _BUILD.fullmatch(version.strip().lower())
     if match is None:
         raise RefusedError(f"{version!r} is not a build of llama.cpp", f"write e.g. llama.cpp@{VERSIONS[-1]}")
-    if int(match[1]) < _FIRST_BUILD:
-        raise RefusedError(
-            f"no rules are known for llama.cpp {version}", f"the oldest known build is {VERSIONS[0]}: leave it out"
-        )
-    return VERSIONS[-1]
+    return int(match[1])
+
+
+def _caches_as_ever(model: ModelSpec) -> bool:
+    """Return whether builds of all ages keep the same cache: rows of full attention for every token."""
+    return all(isinstance(kind.attention, FullAttention) and kind.mixer is None for kind in model.layers.kinds.values())
 
 
 class LlamaCpp(LlamaProcess):
@@ -69,57 +78,67 @@ class LlamaCpp(LlamaProcess):
 
     def propose(self, workload: Workload) -> Proposal:
         """Fill in the server's defaults and let its fit place the model."""
-        settled = self._settle(workload)
-        devices = self._machine.device_names()
+        devices = self._opened(workload)
         gpus = self._gpus(devices)
-        run = make_run(self._model, gpus, settled)
+        settled = self._settle(workload, gpus)
+        run = self._run(devices, settled)
+        check_graph(self._meter, run)
         is_context_free = workload.n_context is None
         fitted = self._fit(settled, run, devices, is_context_free=is_context_free)
-        short = {d: left for d, left in self._left(fitted, devices).items() if left < MARGIN_BYTES}
+        asked = (workload.gpu_layers, workload.cpu_moe, workload.tensor_split, workload.overrides or None)
+        is_by_fit = all(setting is None for setting in asked)
+        short = {d: left for d, left in self._left(fitted, settled, devices).items() if left < MARGIN_BYTES}
         if is_context_free:
             total = fitted.run.total_context
             n_context = total if fitted.run.is_unified else total // fitted.run.n_slots
             settled = replace(settled, n_context=n_context)
-            if short and fitted.gpu_layers is None and settled.gpu_layers is None and settled.cpu_moe is None:
+            if short and fitted.gpu_layers is None and is_by_fit:
                 settled = replace(
                     settled, gpu_layers=fitted.layout.gpu_layers
                 )  # the same context, asked for, moves some
         notes = (
             *self._format_notes(),
             *cache_notes(fitted.run, gpus, self._model),
-            *self._context_notes(workload, fitted.run),
-            *(
-                f"{left // MIB} MiB stay free on {device}, less than the engine's margin of 1024 MiB"
-                for device, left in short.items()
-            ),
+            *self._context_notes(workload, settled, fitted.run, devices),
+            *placement_notes(fitted.layout, devices, by_fit=is_by_fit, is_moe=self._model.is_moe),
+            *(_margin_note(device, left) for device, left in short.items()),
         )
-        return Proposal(settled, to_placement(fitted.layout, devices), notes)
+        loading = self._loading(fitted.layout, settled, devices)
+        return Proposal(settled, to_placement(fitted.layout, devices), notes, loading)
 
     def command(self, proposal: Proposal) -> tuple[str, ...]:
         """Return the llama-server command that realises the proposal."""
-        devices = self._machine.device_names()
-        run = make_run(self._model, self._gpus(devices), proposal.workload)
-        words = ["llama-server", "-m", "MODEL.gguf", "-c", str(run.total_context), "-np", str(run.n_slots)]
-        if run.is_unified:
-            words.append("--kv-unified")
-        words += ["-ub", str(run.step_tokens)] if run.step_tokens != _DEFAULT_STEP else []
-        words += ["-b", str(run.step_tokens)] if run.step_tokens > LOGICAL_BATCH else []
-        words += _format_words(run, proposal.workload)
-        words += ["--embedding"] if self._model.is_encoder else []
-        return (*words, *self._placement_words(proposal, devices))
+        devices = self._devices(proposal)
+        words = Words(
+            proposal,
+            self._run(devices, proposal.workload),
+            self._machine,
+            devices,
+            self._companions,
+            self._model.is_encoder,
+            self._draft(proposal.workload),
+            self._file_name(),
+        )
+        return tuple(words.all())
 
-    def _settle(self, workload: Workload) -> Workload:
+    def _file_name(self) -> str:
+        """Return the file to load, where it is at hand and holds what was asked for."""
+        stored, source = self._model.stored, self._model.source
+        is_own = stored is not None and stored.format == self.weight_format
+        return source if is_own and not _ELSEWHERE.match(source) else "MODEL.gguf"
+
+    def _settle(self, workload: Workload, gpus: tuple[GpuSpec, ...]) -> Workload:
         n_slots = workload.n_slots or workload.n_sequences or _DEFAULT_SLOTS
         check_slots(n_slots, workload)
         is_default = workload.n_slots is None and workload.n_sequences is None
-        flash_attention = uses_flash_attention(self._model, self._gpus(self._machine.device_names()), workload)
+        flash_attention = uses_flash_attention(self._model, gpus, workload)
         k, v = cache_formats(self._model, workload, flash_attention=flash_attention)
         return replace(
             workload,
             n_sequences=workload.n_sequences or 1,
             n_slots=n_slots,
             kv_unified=is_default if workload.kv_unified is None else workload.kv_unified,
-            step_tokens=workload.step_tokens or _DEFAULT_STEP,
+            step_tokens=workload.step_tokens or DEFAULT_STEP,
             k_format=k.name,
             v_format=v.name,
             flash_attention=flash_attention,
@@ -127,69 +146,73 @@ class LlamaCpp(LlamaProcess):
 
     def _fit(self, settled: Workload, run: Run, devices: tuple[str, ...], *, is_context_free: bool) -> Fitted:
         free = tuple(self._free(device) for device in devices)
-        fixed = self._asked_layout(settled, free)
+        fixed = asked_layout(settled, self._meter.weights, devices, free)
         if not devices:
             return Fitted(lay_out(self._model.layers.n_layers, 0, ()), run)
-        return Fit(self._meter, free, run, is_context_free, fixed).solve()
+        return Fit(
+            self._meter,
+            free,
+            run,
+            is_context_free,
+            fixed,
+            beside=self._beside(settled, free),
+            margins=self._margins(devices),
+        ).solve()
 
-    def _asked_layout(self, workload: Workload, free: tuple[int, ...]) -> Layout | None:
-        """Return the placement the user fixed, if any: layers, or experts kept in host memory."""
-        if workload.gpu_layers is None and workload.cpu_moe is None:
-            return None
-        n_layers = self._model.layers.n_layers
-        gpu_layers = n_layers + 1 if workload.gpu_layers is None else workload.gpu_layers
-        away = ((i, expert_tensors(tuple(self._meter.weights.layers[i]))) for i in range(workload.cpu_moe or 0))
-        elsewhere = tuple((i, tuple((name, CPU) for name in names)) for i, names in away if names)
-        return lay_out(n_layers, gpu_layers, free, elsewhere)
+    def _devices(self, proposal: Proposal) -> tuple[str, ...]:
+        return self._opened(proposal.workload)
 
-    def _left(self, fitted: Fitted, devices: tuple[str, ...]) -> dict[str, int]:
+    def _instead(self, settled: Workload, run: Run, devices: tuple[str, ...]) -> str:
+        """Return what asking for the trained context would have given: layers move then, and tokens stay."""
+        if len(devices) > _MOST_ASIDE:
+            return ""
+        longest = run.with_context(self._model.context * run.n_streams)
+        layout = self._fit(settled, longest, devices, is_context_free=False).layout
+        kept = f"{layout.gpu_layers} of {self._model.layers.n_layers + 1} layers on GPUs"
+        if layout.elsewhere:
+            n_away = sum(any(home == CPU for _, home in away) for _, away in layout.elsewhere)
+            kept += f", {n_away} of them without experts" if self._model.is_moe else f", {n_away} of them in part"
+        return f"; --context 0 keeps all {self._model.context} tokens, with {kept}"
+
+    def _opened(self, workload: Workload) -> tuple[str, ...]:
+        """Return the GPUs the process opens: one alone where the model is not to be split."""
+        devices = self._machine.device_names()
+        number = workload.main_gpu or 0
+        if workload.split_mode not in (None, "layer", "none"):
+            raise RefusedError(
+                f"--split-mode {workload.split_mode} is not modelled for llama.cpp: no row of it is measured",
+                "take layer, the default, or none",
+            )
+        if number >= max(1, len(devices)):
+            raise RefusedError(f"--main-gpu {number}: the machine has {len(devices)} GPUs", "they count from 0")
+        return (devices[number],) if workload.split_mode == "none" and devices else devices
+
+    def _left(self, fitted: Fitted, settled: Workload, devices: tuple[str, ...]) -> dict[str, int]:
         """Return what stays free on each GPU by the engine's own count."""
-        reading = self._meter.read(fitted.layout, fitted.run)
-        return {device: self._free(device) - reading.total(number) for number, device in enumerate(devices)}
+        readings = [self._meter.read(fitted.layout, fitted.run)]
+        beside_it = self._beside(settled, tuple(self._free(device) for device in devices))
+        if beside_it is not None:
+            readings.append(beside_it(fitted.run))
+        beside = [margin - MARGIN_BYTES for margin in self._margins(devices)]
+        return {
+            device: self._free(device) - beside[number] - sum(reading.total(number) for reading in readings)
+            for number, device in enumerate(devices)
+        }
 
-    def _context_notes(self, workload: Workload, run: Run) -> Iterator[str]:
+    def _context_notes(
+        self, workload: Workload, settled: Workload, run: Run, devices: tuple[str, ...]
+    ) -> Iterator[str]:
         per_stream = run.total_context // run.n_streams
         if workload.n_context is None and per_stream < self._model.context:
             shared = f", shared by {run.n_slots} slots" if run.is_unified and run.n_slots > 1 else ""
             cut = f"no context was asked for, so the engine's fit cut it to {per_stream} tokens{shared}"
-            yield f"{cut} before moving a layer" if per_stream == LEAST_CONTEXT else cut
+            is_least = per_stream == LEAST_CONTEXT
+            yield f"{cut} before moving a layer{self._instead(settled, run, devices)}" if is_least else cut
         if run.is_unified and (workload.n_sequences or 1) > 1:
             yield f"a unified cache is one pool: {workload.n_sequences} sequences share {per_stream} tokens"
 
-    def _placement_words(self, proposal: Proposal, devices: tuple[str, ...]) -> Iterator[str]:
-        load, placement = proposal.workload, proposal.placement
-        on_gpus = sum(home != HOST for home in (*placement.layers, placement.output_device))
-        yield from ("-ngl", str(on_gpus))
-        if len(devices) > 1 and on_gpus:
-            counts = [placement.layers_on(d) + (placement.output_device == d) for d in devices]
-            yield from ("-ts", ",".join(map(str, counts)))
-        if load.cpu_moe is not None:
-            yield from ("--n-cpu-moe", str(load.cpu_moe))
-            return
-        for pattern in self._patterns(placement, devices):
-            yield from ("-ot", pattern)
 
-    def _patterns(self, placement: Placement, devices: tuple[str, ...]) -> Iterator[str]:
-        """Yield overrides as the engine takes them, alike layers together; one without tensors names no layer."""
-        layers_of: dict[tuple[str, str], list[str]] = {}
-        for override in placement.overrides:
-            buffer = "CPU"
-            if override.device != HOST:
-                backend = _BACKENDS.get(self._machine.gpu(override.device).vendor, "CUDA")
-                buffer = f"{backend}{devices.index(override.device)}"
-            names = "|".join(sorted({name.removesuffix(".bias") for name in override.tensors})) or "ffn_exps"
-            layer = override.layer if override.tensors else self._model.layers.n_layers
-            layers_of.setdefault((names, buffer), []).append(str(layer))
-        for (names, buffer), layers in layers_of.items():
-            yield f"blk\\.({'|'.join(layers)})\\.({names})={buffer}"
-
-
-def _format_words(run: Run, workload: Workload) -> Iterator[str]:
-    if run.k_format.name != "f16":
-        yield from ("-ctk", run.k_format.name)
-    if run.v_format.name != "f16":
-        yield from ("-ctv", run.v_format.name)
-    if workload.flash_attention is False:
-        yield from ("-fa", "off")
-    if run.swa_full:
-        yield "--swa-full"
+def _margin_note(device: str, left: int) -> str:
+    if left < 0:
+        return f"the engine's fit calls it a success, yet projects {-left // MIB} MiB more than {device} has free"
+    return f"{left // MIB} MiB stay free on {device}, less than the engine's margin of 1024 MiB"

@@ -4,9 +4,9 @@ Source:
     Ollama 0.33 (fb30760, August 2026): llm/llama_server.go, server/sched.go, envconfig/config.go; llama.cpp 0c1e570.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from vramcalc.engines._ggml.fit import MARGIN_BYTES, Fit, Fitted
@@ -17,66 +17,74 @@ from vramcalc.engines._ggml.run import Run
 from vramcalc.engines._ggml.settling import (
     cache_formats,
     cache_notes,
+    cards_have_flash_attention,
     check_slots,
     choose_format,
     make_run,
     uses_flash_attention,
 )
 from vramcalc.engines._ggml.support import HANDLES, refuse_unknown
-from vramcalc.engines._ggml.weights import Weights
-from vramcalc.engines.base import Proposal, Setup
+from vramcalc.engines._ollama import scheduling
+from vramcalc.engines._ollama.environment import with_environment
+from vramcalc.engines._ollama.readouts import ps_readout
+from vramcalc.engines.base import Proposal, Readout, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
-from vramcalc.ledger import HOST
-from vramcalc.specs.model import GatedDelta, GroupedQueryAttention, ModelSpec, NoAttention
-from vramcalc.specs.placement import Placement
+from vramcalc.ledger import HOST, Ledger
+from vramcalc.specs.model import GatedDelta
 from vramcalc.specs.workload import Workload
-from vramcalc.units import GIB, MIB
+from vramcalc.units import MIB
 
-__all__ = ["HANDLES", "NAME", "VERSIONS", "Ollama", "bind"]
+if TYPE_CHECKING:
+    from vramcalc.engines._ollama.early import EarlyOllama
+
+__all__ = ["COMPANIONS", "HANDLES", "NAME", "VERSIONS", "Ollama", "bind", "with_environment"]
 
 NAME = "ollama"
 VERSIONS = ("0.30", "0.33")
+COMPANIONS = frozenset({"--mmproj", "--lora"})
+EARLY_VERSIONS = ("0.5", "0.6.7", "0.10")
+_UNKNOWN = ((0, 12, 0), (0, 30, 0))  # its own engine's graph, measured while loading, placed the layers
 
+_UNMAPPED = (
+    "Ollama turns mmap off here: layers off the GPU must fit memory, where llama-server alone maps them from disk"
+)
 _CACHE_FORMATS = frozenset({"f16", "q8_0", "q4_0"})
-_CONTEXT_TIERS = ((47 * GIB, 262_144), (23 * GIB, 32_768), (0, 4096))  # by total VRAM
-_SINGLE_CARD_PERCENT = 80  # one card if the prediction stays below this share of its free memory
-_ENCODER_BATCH = 2048
 
 
-class _BatchTier(Struct, frozen=True):
-    """A batch, and what must be free for it: a share of memory in percent, and a surcharge."""
-
-    step_tokens: int
-    above_context: int
-    most_percent: int
-    surcharge_bytes: int
-
-
-_BATCH_TIERS = (_BatchTier(2048, 32_768, 60, 2 * GIB), _BatchTier(1024, 4096, 75, 768 * MIB))
-_LEAST_BATCH = 512
-
-
-def bind(setup: Setup) -> "Ollama":
+def bind(setup: Setup) -> "Ollama | EarlyOllama":
     """Return the engine bound to ``setup``. Raises ``RefusedError`` for a format or version it has no rules for."""
     refuse_unknown(setup.model, NAME)
-    return Ollama(setup, _rules_for(setup.version), choose_format(setup, NAME))
+    version = _rules_for(setup.version)
+    weight_format = choose_format(setup, NAME)
+    if version in VERSIONS:
+        return Ollama(setup, version, weight_format)
+    from vramcalc.engines._ollama.early import EARLY_RULES, EarlyOllama  # noqa: PLC0415 - start-up
+
+    return EarlyOllama(setup, next(rules for rules in EARLY_RULES if rules.version == version), weight_format)
 
 
 def _rules_for(version: str | None) -> str:
+    """Return the nearest earlier rule set."""
     if version is None:
         return VERSIONS[-1]
     parts = version.strip().removeprefix("v").split(".")
     if not all(part.isdecimal() for part in parts[:2]):
         raise RefusedError(f"{version!r} is not a version of Ollama", f"write e.g. ollama@{VERSIONS[-1]}")
-    asked = int(parts[0]), int(parts[1]) if len(parts) > 1 else 0
-    earlier = [v for v in VERSIONS if (int(v.split(".")[0]), int(v.split(".")[1])) <= asked]
-    if not earlier:
+    asked = _numbers(parts)
+    earlier = [v for v in (*EARLY_VERSIONS, *VERSIONS) if _numbers(v.split(".")) <= asked]
+    if not earlier or _UNKNOWN[0] <= asked < _UNKNOWN[1]:
         raise RefusedError(
-            f"Ollama before {VERSIONS[0]} placed layers by its own estimator, which is not modelled (asked: {version})",
-            f"take ollama@{VERSIONS[0]} or later, which run llama-server",
+            f"how Ollama {version} placed layers is not modelled: known are 0.5 to 0.11, by its own estimator, and "
+            f"{VERSIONS[0]} or later, which run llama-server",
+            f"take ollama@{VERSIONS[0]} or later",
         )
     return earlier[-1]
+
+
+def _numbers(parts: Sequence[str]) -> tuple[int, int, int]:
+    major, minor, patch = (int(part) if part.isdecimal() else 0 for part in (*parts, "0", "0")[:3])
+    return major, minor, patch
 
 
 class Ollama(LlamaProcess):
@@ -89,7 +97,7 @@ class Ollama(LlamaProcess):
         _check(workload)
         settled = self._settle(workload)
         devices = self._choose_cards(settled)
-        settled = replace(settled, step_tokens=workload.step_tokens or self._choose_batch(settled, devices))
+        settled = replace(settled, step_tokens=workload.step_tokens or self._choose_batch(workload, settled, devices))
         run = make_run(self._model, self._gpus(devices), settled)
         fitted = self._fit(settled, run, devices)
         notes = (
@@ -98,7 +106,10 @@ class Ollama(LlamaProcess):
             *cache_notes(run, self._gpus(devices), self._model),
             *self._margin_notes(fitted, devices),
         )
-        return Proposal(settled, to_placement(fitted.layout, devices), notes)
+        placement = to_placement(fitted.layout, devices)
+        if placement.offloads and not self.maps_weights:
+            notes = (*notes, _UNMAPPED)
+        return Proposal(settled, placement, notes, self._loading(fitted.layout, settled, devices))
 
     def command(self, proposal: Proposal) -> tuple[str, ...]:
         """Return the ``ollama run`` that realises the proposal, with what Ollama reads from the environment."""
@@ -110,8 +121,27 @@ class Ollama(LlamaProcess):
             settings.append(f"OLLAMA_KV_CACHE_TYPE={load.k_format}")
         if load.flash_attention is False:
             settings.append("OLLAMA_FLASH_ATTENTION=0")
-        tag = self._model.ollama_tags[0] if self._model.ollama_tags else self._model.id
-        return ("env", *settings, "ollama", "run", tag)
+        if load.spread:
+            settings.append("OLLAMA_SCHED_SPREAD=1")
+        return ("env", *settings, "ollama", "run", self._model.ollama_tag or self._model.id)
+
+    def admits_beside(self, proposal: Proposal, free_bytes: int) -> bool:
+        """Whether the scheduler loads the model beside others into what is free, instead of evicting them."""
+        load = proposal.workload
+        surcharge = scheduling.surcharge_bytes(load.step_tokens or 0)
+        return scheduling.admits(self._predicted(load) + surcharge, free_bytes)
+
+    def readouts(self, proposal: Proposal, ledger: Ledger) -> tuple[Readout, ...]:
+        """Return the line of ``ollama ps``."""
+        n_layers = len(proposal.placement.layers) + 1
+        whole = proposal.placement.gpu_layers >= n_layers and not proposal.placement.overrides
+        return (ps_readout(ledger, whole=whole, n_context=proposal.workload.n_context or 0),)
+
+    @property
+    def maps_weights(self) -> bool:
+        """Whether llama-server is started with mmap: not on macOS with layers off the GPU, nor with CUDA on Windows."""
+        vendors = {gpu.vendor for gpu in self._machine.gpus}
+        return "apple" not in vendors and not (self._machine.os == "windows" and "nvidia" in vendors)
 
     def _settle(self, workload: Workload) -> Workload:
         n_slots = 1 if self._has_one_slot else workload.n_slots or workload.n_sequences or 1
@@ -121,7 +151,7 @@ class Ollama(LlamaProcess):
         k, v = cache_formats(self._model, workload, flash_attention=flash_attention)
         return replace(
             workload,
-            n_context=workload.n_context or self._default_context(),
+            n_context=self._context(workload),
             n_sequences=workload.n_sequences or 1,
             n_slots=n_slots,
             kv_unified=False,
@@ -136,38 +166,32 @@ class Ollama(LlamaProcess):
         kinds = self._model.layers.kinds.values()
         return self._model.is_encoder or any(isinstance(kind.mixer, GatedDelta) for kind in kinds)
 
-    def _default_context(self) -> int:
-        """Return the context by total VRAM, at most the trained one."""
-        total = sum(usable_memory(gpu, self._machine.os).n_bytes for gpu in self._machine.gpus)
-        return min(self._model.context, next(context for least, context in _CONTEXT_TIERS if total >= least))
+    def _context(self, workload: Workload) -> int:
+        """Return the context asked for, at most the trained one, or the default by total VRAM."""
+        if workload.n_context is not None:
+            return min(workload.n_context, self._model.context)
+        each = (usable_memory(gpu, self._machine.os).n_bytes for gpu in self._machine.gpus)
+        total = sum(max(0, n_bytes - workload.gpu_overhead_bytes) for n_bytes in each)
+        return scheduling.default_context(total, self._model.context)
 
     def _predicted(self, workload: Workload) -> int:
-        """Return Ollama's own rough prediction, which only chooses cards and batch."""
         n_context = (workload.n_context or 0) * (workload.n_slots or 1)
-        return file_bytes(self._meter.weights) + rough_cache_bytes(self._model, n_context)
+        return scheduling.predicted_bytes(self._meter.weights, self._model, n_context)
 
     def _choose_cards(self, workload: Workload) -> tuple[str, ...]:
-        """Return the card with most free memory where the prediction fits it well, else all."""
-        devices = self._machine.device_names()
-        if len(devices) < 2:  # noqa: PLR2004 - nothing to choose
-            return devices
-        roomiest = max(devices, key=self._free)
-        if self._predicted(workload) * 100 <= self._free(roomiest) * _SINGLE_CARD_PERCENT:
-            return (roomiest,)
-        return devices
+        free = {device: self._free(device) for device in self._machine.device_names()}
+        return scheduling.choose_cards(self._predicted(workload), free, spread=workload.spread)
 
-    def _choose_batch(self, workload: Workload, devices: tuple[str, ...]) -> int:
-        """Return the step by total context, stepped down where memory is short."""
-        context = (workload.n_context or 0) * (workload.n_slots or 1)
+    def _choose_batch(self, asked: Workload, settled: Workload, devices: tuple[str, ...]) -> int:
+        """Return the batch, which is also the step."""
+        n_context = settled.n_context or 0
         if self._model.is_encoder:
-            return min(_ENCODER_BATCH, workload.n_context or _ENCODER_BATCH)
-        predicted, free = self._predicted(workload), sum(map(self._free, devices))
-        for tier in _BATCH_TIERS:
-            has_share = predicted * 100 <= free * tier.most_percent
-            has_room = (predicted + tier.surcharge_bytes) * 100 <= free * _SINGLE_CARD_PERCENT
-            if context > tier.above_context and has_share and has_room and workload.flash_attention:
-                return tier.step_tokens
-        return _LEAST_BATCH
+            return scheduling.encoder_batch(n_context)
+        total, gpus, free = n_context * (settled.n_slots or 1), self._gpus(devices), [self._free(d) for d in devices]
+        lacks_flash_attention = asked.flash_attention is False or not cards_have_flash_attention(gpus)
+        if lacks_flash_attention and any(map(scheduling.runs_cuda, gpus)):
+            return scheduling.batch_without_flash_attention(gpus, free, total)
+        return scheduling.choose_batch(self._predicted(settled), sum(free), total)
 
     def _fit(self, workload: Workload, run: Run, devices: tuple[str, ...]) -> Fitted:
         n_layers = self._model.layers.n_layers
@@ -176,18 +200,31 @@ class Ollama(LlamaProcess):
         free = tuple(self._free(device) for device in devices)
         asked = workload.gpu_layers
         fixed = None if asked is None else lay_out(n_layers, asked, free)
-        return Fit(self._meter, free, run, is_context_free=False, fixed=fixed).solve()
+        margins = self._margins(devices)
+        return Fit(self._meter, free, run, is_context_free=False, fixed=fixed, margins=margins).solve()
 
-    def _devices(self, placement: Placement) -> tuple[str, ...]:
+    def _margins(self, devices: tuple[str, ...]) -> tuple[int, ...]:
+        """Return what the fit keeps free: Ollama raises it by a projector's file, and llama-server once more."""
+        file_size = 0 if self._projector is None else self._projector.weight_bytes
+        return tuple(margin + file_size for margin in super()._margins(devices))
+
+    def _devices(self, proposal: Proposal) -> tuple[str, ...]:
         """Return the cards of a placement: the one that holds everything, or all."""
+        placement = proposal.placement
         used = {*placement.layers, placement.output_device} - {HOST}
         return tuple(used) if len(used) == 1 else self._machine.device_names()
 
     def _context_notes(self, workload: Workload, settled: Workload) -> Iterator[str]:
         if workload.n_context is None:
             yield f"Ollama takes {settled.n_context} tokens of context by the machine's VRAM, as none was asked for"
-        if not self._model.ollama_tags:
+        elif workload.n_context > self._model.context:
+            trained = f"the {self._model.context} tokens {self._model.name} was trained on"
+            yield f"Ollama cuts the context asked for to {trained}"
+        tag, plain = self._model.ollama_tag, self._model.ollama_format
+        if tag is None:
             yield f"no Ollama tag of {self._model.name} is known: the command names its id here"
+        elif plain is not None and plain != self.weight_format:
+            yield f"{tag} holds {plain}: for {self.weight_format} name a tag or a GGUF file of that format"
         if self._has_one_slot and (workload.n_sequences or 1) > 1:
             kind = "an embedding model" if self._model.is_encoder else self._model.name
             yield f"Ollama gives {kind} one slot: requests run one after another"
@@ -200,31 +237,15 @@ class Ollama(LlamaProcess):
                 yield f"{left // MIB} MiB stay free on {device}, less than llama.cpp's margin of 1024 MiB"
 
 
-def file_bytes(weights: Weights) -> int:
-    """Return the bytes of the GGUF's tensors; a tied head is not stored twice."""
-    tensors = [*weights.entrance, *weights.shared, *(w for layer in weights.layers for w in layer.values())]
-    return sum(w.host_bytes for w in (*tensors, *(w for w in weights.output if not w.is_copy)))
-
-
-def rough_cache_bytes(model: ModelSpec, n_context: int) -> int:
-    """Return Ollama's estimate of the cache: K and V in f16 of every layer, heads of width hidden / heads.
-
-    Source: Ollama 0.33, llm/llama_server.go, PredictServerVRAM.
-    """
-    attentions = [k.attention for k in model.layers.kinds.values() if not isinstance(k.attention, NoAttention)]
-    if not attentions:
-        return 0
-    kv_heads = min(a.n_kv_heads if isinstance(a, GroupedQueryAttention) else 1 for a in attentions)
-    head_dim = model.hidden_dim // max(a.n_heads for a in attentions)
-    return 2 * model.layers.n_layers * kv_heads * head_dim * n_context * 2
-
-
 def _check(workload: Workload) -> None:
     """Raise ``RefusedError`` for llama.cpp's settings that Ollama has no switch for."""
     if workload.cpu_moe is not None:
         raise RefusedError("Ollama cannot keep experts in host memory by layer", "use --engine llama.cpp")
     if workload.kv_unified:
         raise RefusedError("Ollama runs llama-server with separate streams", "leave --kv-unified out")
+    changed = [option for option, is_changed in _without_switch(workload) if is_changed]
+    if changed:
+        raise RefusedError(f"Ollama has no switch for {changed[0]}", "use --engine llama.cpp")
     if workload.swa_full:
         raise RefusedError("Ollama has no switch for full-size sliding caches", "use --engine llama.cpp")
     if None not in (workload.k_format, workload.v_format) and workload.k_format != workload.v_format:
@@ -232,3 +253,16 @@ def _check(workload: Workload) -> None:
     for name in (workload.k_format, workload.v_format):
         if name is not None and name not in _CACHE_FORMATS and not name.startswith("fp8"):
             raise RefusedError(f"Ollama's cache is f16, q8_0 or q4_0, not {name}", "take q8_0: --kv-type q8_0")
+
+
+def _without_switch(workload: Workload) -> Iterator[tuple[str, bool]]:
+    """Yield settings of llama-server that Ollama does not pass on, and whether they are asked for."""
+    yield "--override", bool(workload.overrides)
+    yield "--tensor-split", workload.tensor_split is not None
+    yield "--split-mode", workload.split_mode is not None
+    yield "--main-gpu", workload.main_gpu is not None
+    yield "--no-kv-offload", not workload.kv_offload
+    yield "--no-op-offload", not workload.op_offload
+    yield "--no-mmap", not workload.mmap
+    yield "--mlock", workload.mlock
+    yield "--no-repack", not workload.repack

@@ -8,11 +8,15 @@ import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
+from msgspec.structs import replace
+
 from vramcalc.engines._vllm import billing
+from vramcalc.engines._vllm.buffers import step_buffers
 from vramcalc.engines._vllm.command import serve_command
 from vramcalc.engines._vllm.coverage import HANDLES, is_unmeasured, refuse_stages, refuse_uncovered
 from vramcalc.engines._vllm.fitted import StepShape
 from vramcalc.engines._vllm.formats import ChosenFormat, cache_format, choose_format
+from vramcalc.engines._vllm.messages import Cache, Rank, rank_at_start, start_up
 from vramcalc.engines._vllm.pages import CacheRules
 from vramcalc.engines._vllm.parallel import Parallel, choose_parallel
 from vramcalc.engines._vllm.pool import CachePlan, plan_cache
@@ -22,14 +26,14 @@ from vramcalc.engines._vllm.rules import (
     RULE_SETS,
     RuleSet,
     capability,
-    n_graph_sizes,
+    graph_sizes,
     rules_for,
 )
-from vramcalc.engines._vllm.weights import RankWeights, WeightRules, step_buffers
-from vramcalc.engines.base import Budget, Pool, Proposal, Setup
+from vramcalc.engines._vllm.weights import RankWeights, WeightRules
+from vramcalc.engines.base import Budget, Pool, Proposal, Readout, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
-from vramcalc.ledger import Component, Ledger, Line
+from vramcalc.ledger import Ledger, Line
 from vramcalc.specs.formats import BlockFormat
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.workload import Workload
@@ -42,7 +46,6 @@ VERSIONS = tuple(rules.version for rules in RULE_SETS)
 
 _VENDORS = frozenset({"nvidia", "amd", "hypothetical"})
 _HOPPER = 9
-_LAST_PADDED_WIDE = "0.22"  # up to here the Triton kernel of mxfp4 rounded experts up to 256
 
 
 def bind(setup: Setup) -> "Vllm":
@@ -66,6 +69,7 @@ class Vllm:
 
     name = NAME
     margin_bytes = 0
+    context_step = 1
     maps_weights = False
 
     def __init__(self, setup: Setup, rules: RuleSet, chosen: ChosenFormat) -> None:
@@ -76,7 +80,7 @@ class Vllm:
         self._rules = rules
         self._chosen = chosen
         self._weights: dict[Parallel, tuple[RankWeights, ...]] = {}
-        self._plans: dict[tuple[BlockFormat, Parallel, int], CachePlan] = {}
+        self._plans: dict[tuple[BlockFormat, Parallel, int, int | None, bool], CachePlan] = {}
 
     @cached_property
     def _card(self) -> GpuSpec:
@@ -90,6 +94,11 @@ class Vllm:
         parallel = choose_parallel(self._model, self._chosen.fmt, self._machine, workload)
         refuse_stages(self._model, parallel)
         settled = fill_in(self._model, self._card, self._rules, workload, parallel)
+        if workload.fit_context and workload.n_context is None:
+            longest = Proposal(settled, place(self._model, self._machine, parallel))
+            pool = self.pool(longest, self.bill(longest))
+            fitted = self.fitted_context(longest, pool) if pool else 0
+            settled = replace(settled, n_context=fitted or settled.n_context)
         notes = write_notes(self._model, self._machine, self._chosen, self._rules, settled)
         return Proposal(settled, place(self._model, self._machine, parallel), notes)
 
@@ -103,6 +112,8 @@ class Vllm:
             if (stage, gpu.id) not in alike:
                 alike[stage, gpu.id] = tuple(self._rank_lines(proposal.workload, parallel, stage, gpu))
             lines += [line.on(device) for line in alike[stage, gpu.id]]
+        if proposal.workload.kv_offload_bytes:
+            lines.append(billing.host_cache_line(proposal.workload.kv_offload_bytes))
         if proposal.workload.cpu_offload_bytes:
             stages = self._stage_weights(parallel)
             held = (stages[parallel.stage_of(rank)].n_bytes for rank in range(parallel.n_ranks))
@@ -124,12 +135,17 @@ class Vllm:
             capacity = usable_memory(self._machine.gpu(device), self._machine.os)
             if fixed is not None:
                 why = "the KV cache as set, and what the engine needs beside it"
-                budgets[device] = Budget(capacity.n_bytes, fixed + _beside_cache(ledger, device), why)
+                budgets[device] = Budget(capacity.n_bytes, fixed + billing.beside_cache(ledger.on(device)), why)
                 continue
             share = proposal.workload.memory_share or self._rules.memory_share
             why = f"{float(share):g} of the total, rounded up; the total is {capacity.why}"
             budgets[device] = Budget(capacity.n_bytes, math.ceil(capacity.n_bytes * share), why)
         return budgets
+
+    def readouts(self, proposal: Proposal, ledger: Ledger) -> tuple[Readout, ...]:
+        """Return nothing: vLLM prints what it found in its log alone."""
+        del proposal, ledger
+        return ()
 
     def pool(self, proposal: Proposal, ledger: Ledger) -> Pool | None:
         """Return the cache vLLM would set aside: what the best figures leave, in blocks of the poorest rank.
@@ -140,24 +156,39 @@ class Vllm:
         plan = self._cache_plan(proposal.workload, parallel)
         if not plan.groups:
             return None
-        sizes = []
-        budgets = self.budgets(proposal)
-        for rank, device in enumerate(self._machine.device_names()[: parallel.n_ranks]):
-            room = max(0, budgets[device].budget_bytes - _beside_cache(ledger, device))
-            sizes.append((room // plan.block_bytes[parallel.stage_of(rank)], room))
-        n_blocks = min(blocks for blocks, _ in sizes)
+        ranks = self._ranks(proposal, ledger, parallel)
+        block_bytes = [plan.block_bytes[parallel.stage_of(rank.index)] for rank in ranks]
+        n_blocks = min(max(0, rank.room) // size for rank, size in zip(ranks, block_bytes, strict=True))
         context = proposal.workload.n_context or self._model.context
         per_request = plan.blocks_per_request(context)
         if self._rules.reports_by_concurrency:
             n_tokens = n_blocks * context // per_request
         else:
             n_tokens = n_blocks // len(plan.groups) * plan.block_tokens
+        cache = Cache(
+            context=context,
+            request_bytes=per_request * max(block_bytes),
+            starts=per_request < n_blocks,
+            n_tokens=n_tokens,
+            max_concurrency=n_blocks / per_request,
+            fitted_context=plan.fitted_context(n_blocks, self._model.context),
+        )
         return Pool(
-            pool_bytes=min(room for _, room in sizes),
+            pool_bytes=max(0, min(rank.room for rank in ranks)),
             n_blocks=n_blocks,
             block_tokens=plan.block_tokens,
             n_tokens=n_tokens,
-            max_concurrency=n_blocks / per_request,
+            max_concurrency=cache.max_concurrency,
+            log=start_up(ranks, cache, float(proposal.workload.memory_share or 0), self._rules),
+        )
+
+    def _ranks(self, proposal: Proposal, ledger: Ledger, parallel: Parallel) -> tuple[Rank, ...]:
+        budgets, has_share = self.budgets(proposal), proposal.workload.kv_cache_memory_bytes is None
+        devices = self._machine.device_names()[: parallel.n_ranks]
+        reserve = self._machine.reserve_bytes
+        return tuple(
+            rank_at_start(index, ledger.on(device), budgets[device], reserve, has_share=has_share)
+            for index, device in enumerate(devices)
         )
 
     def fitted_context(self, proposal: Proposal, pool: Pool) -> int:
@@ -177,17 +208,22 @@ class Vllm:
         found = self._weights.get(parallel)
         if found is None:
             triton = capability(self._card)[0] == _HOPPER
-            wide = VERSIONS.index(self.version) <= VERSIONS.index(_LAST_PADDED_WIDE)
             rules = WeightRules(
                 model=self._model,
                 storage=self._chosen.storage,
                 dtype=self._chosen.dtype,
                 card=capability(self._card),
-                expert_multiple=(256 if wide else 64) if triton else 128,
+                expert_multiple=self._rules.expert_multiple if triton else 128,
                 hidden_multiple=1 if triton else 256,
                 copies_latent=self._rules.copies_latent,
+                pads_scales=self._rules.pads_scales,
             )
-            found = rules.stages(parallel.tensor, parallel.pipeline, whole_experts=parallel.whole_experts)
+            found = rules.stages(
+                parallel.tensor,
+                parallel.pipeline,
+                expert_ranks=parallel.expert_ranks,
+                whole_experts=parallel.whole_experts,
+            )
             self._weights[parallel] = found
         return found
 
@@ -195,9 +231,9 @@ class Vllm:
         fmt = self._cache_format(workload)
         steps = parallel.pipeline + 1 if self._rules.reports_by_concurrency else 1
         in_flight = steps * (workload.step_tokens or 0)
-        key = (fmt, parallel, in_flight)
+        key = (fmt, parallel, in_flight, workload.block_tokens, workload.prefix_caching)
         if key not in self._plans:
-            rules = self._cache_rules(fmt, parallel)
+            rules = self._cache_rules(workload, parallel)
             self._plans[key] = plan_cache(
                 rules.pages(),
                 stages=parallel.stages(self._model.layers.n_layers),
@@ -209,13 +245,15 @@ class Vllm:
     def _cache_format(self, workload: Workload) -> BlockFormat:
         return cache_format(self._model, self._card, self._chosen.dtype, workload)
 
-    def _cache_rules(self, fmt: BlockFormat, parallel: Parallel) -> CacheRules:
+    def _cache_rules(self, workload: Workload, parallel: Parallel) -> CacheRules:
         return CacheRules(
             model=self._model,
             card=capability(self._card),
             dtype=self._chosen.dtype,
-            element_bytes=fmt.block_bytes,
+            element_bytes=self._cache_format(workload).block_bytes,
             tensor_parallel=parallel.tensor,
+            block_tokens=workload.block_tokens,
+            prefix_caching=workload.prefix_caching,
         )
 
     def _rank_lines(self, workload: Workload, parallel: Parallel, stage: int, gpu: GpuSpec) -> Iterator[Line]:
@@ -223,6 +261,7 @@ class Vllm:
         layers = parallel.stages(self._model.layers.n_layers)[stage]
         weights = weights.beside(step_buffers(self._model, layers, workload.step_tokens or 0, self._chosen.dtype))
         yield billing.weight_line(weights, min(workload.cpu_offload_bytes, weights.n_bytes))
+        yield billing.rounding_line(weights)
         plan = self._cache_plan(workload, parallel)
         if plan.groups:
             sequences = ceil_div(workload.n_sequences or 1, parallel.data)
@@ -230,12 +269,13 @@ class Vllm:
             states = plan.states_per_request
             yield billing.cache_line(billing.CacheNeed(sequences, blocks - states, plan.block_bytes[stage]))
             if states:
-                own = self._cache_rules(self._cache_format(workload), parallel).state_bytes()
+                own = self._cache_rules(workload, parallel).state_bytes()
                 yield billing.state_line(billing.CacheNeed(sequences, states, plan.block_bytes[stage]), plan, own)
         yield from self._step_lines(workload, parallel, stage, gpu)
         has_head = stage == parallel.pipeline - 1
-        yield billing.growth_line(gpu, parallel.tensor, self._rules, has_head=has_head)
-        yield from billing.runtime_lines(gpu, parallel.tensor * parallel.pipeline)
+        talking = parallel.expert_ranks if self._model.is_moe else parallel.tensor
+        yield billing.growth_line(gpu, talking, self._rules, has_head=has_head)
+        yield from billing.runtime_lines(gpu, talking * parallel.pipeline)
 
     def _step_lines(self, workload: Workload, parallel: Parallel, stage: int, gpu: GpuSpec) -> Iterator[Line]:
         tokens, ceiling = workload.step_tokens or 0, workload.max_num_seqs or 0
@@ -249,16 +289,12 @@ class Vllm:
             tensor_parallel=parallel.tensor,
             is_piped=parallel.pipeline > 1,
             whole_experts=parallel.whole_experts,
+            replicas=parallel.data,
         )
         measured = gpu.vendor == "nvidia" and not self._model.is_encoder and not is_unmeasured(self._model)
+        measured = measured and (parallel.data == 1 or not self._model.is_moe)
         yield billing.activation_line(shape, self._rules, is_measured=measured)
         if not workload.enforce_eager:
             n_layers = len(parallel.stages(self._model.layers.n_layers)[stage])
-            n_sizes = n_graph_sizes(self._model, capability(self._card), ceiling)
-            yield billing.graph_line(shape, n_layers, n_sizes, self._rules, is_measured=measured)
-
-
-def _beside_cache(ledger: Ledger, device: str) -> int:
-    """Return the best figure of all that counts against a device's budget but the cache."""
-    lines = ledger.on(device).inside_budget().lines
-    return sum(line.n_bytes for line in lines if line.component not in (Component.KV_CACHE, Component.STATE))
+            sizes = graph_sizes(self._model, capability(self._card), ceiling)
+            yield billing.graph_line(shape, n_layers, sizes, self._rules, is_measured=measured)

@@ -33,7 +33,7 @@ from vramcalc.formulas._recipe_rules import (
     falcon_recipe,
 )
 from vramcalc.formulas.inventory import TensorGroup, tensor_groups
-from vramcalc.specs.formats import F16, F32, FLOATS, GGML, BlockFormat
+from vramcalc.specs.formats import F16, F32, FLOATS, GGML, GGML_STORED, BlockFormat
 from vramcalc.specs.model import (
     CompressedAttention,
     GatedDelta,
@@ -43,6 +43,8 @@ from vramcalc.specs.model import (
     MoeMlp,
     NoAttention,
     Role,
+    StoredGroup,
+    parse_layers,
 )
 
 __all__ = [
@@ -147,7 +149,7 @@ def gguf_groups(model: ModelSpec) -> tuple[TensorGroup, ...]:
 
 
 def gguf_tensors(model: ModelSpec, recipe: str, *, has_imatrix: bool | None = None) -> tuple[GgufTensor, ...]:
-    """Return all tensors of the model's GGUF under a mix.
+    """Return all tensors of the model's GGUF under a mix: the file's own where the model is a file of that format.
 
     ``has_imatrix`` tells whether an importance matrix was at hand, which shifts a few tensors of q4_0, q5_0, iq4_nl,
     iq4_xs and iq3_xxs; None: only where the mix cannot do without.
@@ -155,6 +157,8 @@ def gguf_tensors(model: ModelSpec, recipe: str, *, has_imatrix: bool | None = No
     Units:
         Bytes of tensor data; the file's padding of each tensor to 32 bytes is not in it.
     """
+    if model.stored is not None and recipe == model.stored.format:
+        return tuple(_stored_tensor(group) for group in model.stored.groups)
     mix = resolve_recipe(recipe)
     groups = gguf_groups(model)
     if isinstance(mix, RoleMix):
@@ -171,6 +175,21 @@ def average_bits(model: ModelSpec, recipe: str) -> float:
     """Return the bits per weight over the whole file, vectors included."""
     tensors = gguf_tensors(model, recipe)
     return 8 * sum(t.n_bytes for t in tensors) / sum(t.group.n_elements for t in tensors)
+
+
+def _stored_tensor(stored: StoredGroup) -> GgufTensor:
+    """Return a file's tensors. Raises ``UnknownNameError`` for a type no file has."""
+    formats: dict[int, BlockFormat] = {}
+    for name, layers in stored.types.items():
+        if name not in GGML_STORED:
+            raise UnknownNameError("storage type", name, GGML_STORED, see=f"types: {', '.join(GGML_STORED)}")
+        formats |= dict.fromkeys(parse_layers(layers), GGML_STORED[name])
+    if not formats:
+        group = TensorGroup(stored.name, stored.role, stored.shape, copies=stored.copies)
+        return GgufTensor(group, (GGML_STORED[next(iter(stored.types))],))
+    order = tuple(sorted(formats))
+    group = TensorGroup(stored.name, stored.role, stored.shape, copies=stored.copies, layers=order)
+    return GgufTensor(group, tuple(formats[layer] for layer in order))
 
 
 def _parse_role_mix(text: str) -> RoleMix:

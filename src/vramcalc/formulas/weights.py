@@ -82,7 +82,8 @@ def _format_apart(rule: StoredApart, dtype: BlockFormat) -> WeightFormat:
 
 def stored_tensors(model: ModelSpec, weight_format: str, *, has_imatrix: bool | None = None) -> Iterator[StoredTensor]:
     """Yield what a file of this format holds. Raises ``UnknownNameError`` for a format nobody knows."""
-    storage = checkpoint_storage(model, weight_format)
+    is_own = model.stored is not None and model.stored.format == weight_format
+    storage = None if is_own else checkpoint_storage(model, weight_format)
     if storage is not None:
         yield from _checkpoint_tensors(tensor_groups(model), storage)
         return

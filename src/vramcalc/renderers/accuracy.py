@@ -13,6 +13,7 @@ _FIGURES = {
     "kv_cache": "KV cache",
     "compute_buffer": "compute buffer",
     "runtime": "CUDA context, NCCL",
+    "loaded": "weights as loaded",
     "unaccounted": "growth outside PyTorch",
     "cuda_graphs": "CUDA graphs",
     "need": "need after the fit",
@@ -26,8 +27,10 @@ _FIGURES = {
     "gpu_layers": "layers on GPUs",
     "layers": "layers of each GPU",
     "expert_layers": "layers with all experts on GPUs",
+    "decode_speed": "tokens per second, one user",
+    "prompt_speed": "tokens per second of a prompt",
 }
-_EVIDENCE = {"code": "code", "log": "logs"}
+_EVIDENCE = {"code": "code", "log": "logs", "bench": "benchmarks"}
 _FITTED_MARK = " *"
 
 
@@ -90,11 +93,18 @@ def _filled(report: ValidationReport, *, star: str) -> Iterator[str]:
 def _notes(report: ValidationReport, *, star: str) -> Iterator[str]:
     yield (
         f"{report.n_runs} runs of {report.n_models} models. Measured by code: the engine's own accounting, to the byte,"
-        " on pretended cards; logs: what runs on real cards printed. Exact: within what the figure was rounded to; an"
+        " on pretended cards; logs: what runs on real cards printed; benchmarks: tokens per second others published."
+        " Exact: within what the figure was rounded to; an"
         " error is what lies beyond that, as a share of the figure."
     )
     if any(row.is_in_sample for row in report.accuracy):
         yield f"{star} fitted to these very logs, or what such terms leave: no test on runs unseen."
+    for row in report.accuracy:
+        if row.n_in_range is not None and row.p90_error is not None:
+            yield (
+                f"{ENGINE_TITLES[row.engine]}, {_FIGURES[row.component]}: our range holds {row.n_in_range} of"
+                f" {row.n_answered} benchmarks; nine in ten of the best figures are within {row.p90_error:.0%}."
+            )
     if report.unanswered:
         runs: dict[str, list[str]] = {}
         for refusal in report.unanswered:
@@ -103,9 +113,15 @@ def _notes(report: ValidationReport, *, star: str) -> Iterator[str]:
         yield f"Not answered: {refused}."
 
 
+def _amount(n: int, unit: str) -> str:
+    if unit == "tokens/s":
+        return f"{n / 1000:.1f} tokens/s"
+    return format_bytes(n) if unit == "bytes" else str(n)
+
+
 def _miss(miss: MissReport) -> str:
     sizes = (miss.measured, miss.estimated)
-    ours, theirs = (format_bytes(n) if miss.unit == "bytes" else str(n) for n in reversed(sizes))
+    ours, theirs = (_amount(n, miss.unit) for n in reversed(sizes))
     where = f"{miss.model} {miss.weight_format}".strip() + f" on {miss.machine}"
     name = _FIGURES.get(miss.component, miss.component)
     return f"- {miss.error:.1%} {miss.run} ({where}): {name} of {miss.device}: {ours} estimated, {theirs} measured"

@@ -29,7 +29,9 @@ def render_lines(report: Report, component: str | None, *, as_json: bool) -> str
             continue
         lines = [line for line in estimate.lines if component in (None, line.component)]
         paragraphs += [_line(line) for line in lines]
-        if not lines and component not in (None, "budget"):
+        if component in (None, "speed"):
+            paragraphs += list(_speed(estimate))
+        if not lines and component not in (None, "budget", "speed"):
             paragraphs.append(_indented(f"nothing: this estimate has no {component}", 2))
         if component in (None, "budget"):
             paragraphs += list(_budgets(estimate))
@@ -57,6 +59,32 @@ def _line(line: LineReport) -> str:
 def put_numbers_in(formula: str, values: Mapping[str, int | float]) -> str:
     """Return a formula with its symbols replaced by their numbers."""
     return _SYMBOL.sub(lambda m: m[0] if m[0] in _FUNCTIONS else f"{values[m[0]]:,}", formula)
+
+
+def _speed(estimate: EstimateReport) -> Iterator[str]:
+    speed = estimate.speed
+    if speed is None:
+        yield _indented("no speed is told: " + "; ".join(note for note in estimate.notes if "speed" in note), 2)
+        return
+    for term in speed.decode_time:
+        yield "\n".join(
+            [
+                _indented(f"time of a token on {term.device}: {1e3 * term.seconds:.2f} ms ({speed.basis})", 2),
+                _indented(f"= {term.formula} seconds", 4),
+                _indented(f"= {put_numbers_in(term.formula, term.values)}", 4),
+                _indented(term.why, 4),
+            ]
+        )
+    rate = speed.decode_tokens_per_s
+    seconds = sum(term.seconds for term in speed.decode_time)
+    summed = " + ".join(f"{1e3 * term.seconds:.2f}" for term in speed.decode_time)
+    yield "\n".join(
+        [
+            _indented(f"speed: {rate.best:g} tokens/s ({rate.low:g} to {rate.high:g})", 2),
+            _indented(f"= 1000 / ({summed}) = 1000 / {1e3 * seconds:.2f} ms at {speed.at_context:,} tokens", 4),
+            _indented(f"source: {speed.source}", 4),
+        ]
+    )
 
 
 def _budgets(estimate: EstimateReport) -> Iterator[str]:

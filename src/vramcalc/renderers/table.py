@@ -21,6 +21,8 @@ from vramcalc.renderers.words import (
     machine_words,
     memory_sentence,
     range_sentence,
+    readouts_sentence,
+    speed_sentence,
     subject,
     verdict_sentence,
 )
@@ -141,10 +143,11 @@ def _list(estimates: list[EstimateReport]) -> Table:
 def _rows(estimate: EstimateReport) -> list[tuple[str, DeviceReport]]:
     """Return the devices to show, equal GPUs as one row; host and disk only where they matter."""
     rows: list[tuple[str, DeviceReport]] = []
+    is_offloaded = estimate.verdict in ("offloads", "streams_from_disk")
     for device in estimate.devices:
         if rows and rows[-1][1].kind == device.kind == "gpu" and _figures(rows[-1][1]) == _figures(device):
             rows[-1] = (f"{rows[-1][0].split('-')[0]}-{device.name.removeprefix('gpu')}", rows[-1][1])
-        elif device.kind == "gpu" or estimate.verdict in ("offloads", "streams_from_disk") or is_short(device):
+        elif device.kind == "gpu" or device.kv_cache_bytes or device.state_bytes or is_short(device) or is_offloaded:
             rows.append((device.name, device))
     return rows
 
@@ -183,7 +186,7 @@ def _bars(console: Console, estimate: EstimateReport) -> None:
 
 
 def _sentences(console: Console, estimates: tuple[EstimateReport, ...]) -> None:
-    said = [line for estimate in estimates for line in _said_of(estimate)]
+    said = [line for estimate in estimates for line in _said_of(estimate, alone=len(estimates) == 1)]
     said += [("note", note) for note in dict.fromkeys(note for e in estimates for note in e.notes)]
     indent = min(max(len(label) for label, _ in said) + 2, console.width // 3)
     console.print()
@@ -199,8 +202,11 @@ def _sentences(console: Console, estimates: tuple[EstimateReport, ...]) -> None:
         console.print(Text(line, style="dim"))
 
 
-def _said_of(estimate: EstimateReport) -> Iterator[tuple[str, str]]:
-    """Yield label and sentence: the need and what was assumed, how far it goes, what would help, what to type."""
+def _said_of(estimate: EstimateReport, *, alone: bool) -> Iterator[tuple[str, str]]:
+    """Yield label and sentence: the need and what was assumed, how far it goes, what would help, what to type.
+
+    One that is alone also tells what the engine itself would print.
+    """
     if estimate.refusal is not None:
         yield subject(estimate), f"{estimate.refusal.reason}; {estimate.refusal.advice}"
         return
@@ -210,6 +216,13 @@ def _said_of(estimate: EstimateReport) -> Iterator[tuple[str, str]]:
         yield "", f"beside its budget each GPU holds {_gib(beside)} GiB more (CUDA context and the like)"
     if limits_sentence(estimate):
         yield "", limits_sentence(estimate)
+    shown = readouts_sentence(estimate)
+    if shown and estimate.verdict != "does_not_fit":
+        yield "", shown
+    if speed_sentence(estimate):
+        yield "", speed_sentence(estimate)
+    for index, line in enumerate(estimate.engine_log if alone else ()):
+        yield "" if index else "it prints", line
     for advice in estimate.advice:
         yield "would help", advice
     if estimate.launch and estimate.verdict != "does_not_fit":

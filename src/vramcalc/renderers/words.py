@@ -5,7 +5,14 @@ from collections import Counter
 from vramcalc.reports.schema import MOST_SEQUENCES_TRIED, DeviceReport, EstimateReport, GpuReport, MachineReport
 from vramcalc.units import format_gib
 
-ENGINE_TITLES = {"ollama": "Ollama", "vllm": "vLLM", "llama.cpp": "llama.cpp"}
+ENGINE_TITLES = {
+    "ollama": "Ollama",
+    "vllm": "vLLM",
+    "llama.cpp": "llama.cpp",
+    "sglang": "SGLang",
+    "tensorrt-llm": "TensorRT-LLM",
+}
+_SLOW = 10  # tokens a second below which a decimal tells something
 VERDICT_WORDS = {
     "fits": "fits",
     "tight": "tight",
@@ -97,8 +104,9 @@ def assumed_sentence(estimate: EstimateReport) -> str:
     ]
     said = [text + ("*" if name in load.assumed else "") for name, text in parts if text]
     placement = estimate.placement
-    if placement and placement.tensor_parallel * placement.pipeline_parallel > 1:
-        said.append(f"TP {placement.tensor_parallel} x PP {placement.pipeline_parallel}")
+    if placement and placement.tensor_parallel * placement.pipeline_parallel * placement.data_parallel > 1:
+        replicas = f" x DP {placement.data_parallel}" if placement.data_parallel > 1 else ""
+        said.append(f"TP {placement.tensor_parallel} x PP {placement.pipeline_parallel}{replicas}")
     return ", ".join(said)
 
 
@@ -117,8 +125,41 @@ def limits_sentence(estimate: EstimateReport) -> str:
     return text
 
 
+def speed_sentence(estimate: EstimateReport) -> str:
+    """Return how fast it answers, with the range; nothing where it does not run or nobody knows."""
+    speed = estimate.speed
+    if speed is None or estimate.verdict == "does_not_fit":
+        return ""
+    rate = speed.decode_tokens_per_s
+    said = f"{_per_s(rate.best)} tokens/s ({_per_s(rate.low)} to {_per_s(rate.high)}) at {speed.at_context:,} tokens"
+    if speed.n_sequences > 1:
+        said += f" to each of {speed.n_sequences}, {_per_s(speed.decode_total_tokens_per_s.best)} in all"
+    if speed.decode_tokens_per_s_filled is not None:
+        said += f", {_per_s(speed.decode_tokens_per_s_filled.best)} with the context full"
+    first = speed.time_to_first_token_s.best
+    prompt = f"a prompt at {_per_s(speed.prefill_tokens_per_s.best)} tokens/s"
+    return f"{said}; {prompt}, first token after {first:.2g} s"
+
+
+def _per_s(rate: float) -> str:
+    return f"{rate:.1f}" if rate < _SLOW else f"{rate:,.0f}"
+
+
 def range_sentence(estimate: EstimateReport) -> str:
     """Return the need of the tightest GPU with its range."""
     tightest = min((d for d in estimate.devices if d.kind == "gpu"), key=lambda d: d.headroom_bytes or 0)
     low, high = format_gib(tightest.need_low_bytes), format_gib(tightest.need_high_bytes)
     return f"needs {format_gib(tightest.need_bytes)} ({low} to {high})"
+
+
+def readouts_sentence(estimate: EstimateReport) -> str:
+    """Return what the tools will show, each tool once."""
+    texts: dict[str, list[str]] = {}
+    for shown in estimate.readouts:
+        texts.setdefault(shown.tool, []).append(shown.text)
+    said = ", ".join(f"{tool} {_each(found)}" for tool, found in texts.items())
+    return f"shown as {said}" if said else ""
+
+
+def _each(texts: list[str]) -> str:
+    return f"{len(texts)} x {texts[0]}" if len(texts) > 1 and len(set(texts)) == 1 else " + ".join(texts)

@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from msgspec import Struct
 from msgspec.structs import fields
 
-from vramcalc.estimation import HOST_RESERVE_BYTES, Outcome
+from vramcalc.engines.base import Pool
+from vramcalc.estimation import HOST_RESERVE_BYTES, Asked, Outcome, outcome_speed
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.formulas.inventory import n_active_parameters, n_parameters
 from vramcalc.ledger import DISK, HOST, Component, Ledger, Line
@@ -21,25 +21,17 @@ from vramcalc.reports.schema import (
     MachineReport,
     ModelReport,
     PlacementReport,
+    ReadoutReport,
     RefusalReport,
     WorkloadReport,
 )
+from vramcalc.reports.speeds import freeze_speed
 from vramcalc.solvers.limits import Limits
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec, MoeMlp
 from vramcalc.specs.placement import Placement
 from vramcalc.specs.workload import Workload
-
-
-class Asked(Struct, frozen=True):
-    """The question behind one estimate."""
-
-    model: ModelSpec
-    machine: Machine
-    engine: str
-    version: str | None
-    weight_format: str | None
-    workload: Workload
+from vramcalc.units import MIB
 
 
 def freeze_refusal(asked: Asked, version: str, reason: str, advice: str, notes: Iterable[str]) -> EstimateReport:
@@ -60,6 +52,7 @@ def freeze_refusal(asked: Asked, version: str, reason: str, advice: str, notes: 
         speed=None,
         lines=(),
         launch=(),
+        engine_log=(),
         advice=(),
         notes=tuple(notes),
     )
@@ -70,7 +63,9 @@ def freeze_outcome(
 ) -> EstimateReport:
     """Return the report of an answered estimate."""
     workload = outcome.proposal.workload
+    speed, speed_notes = outcome_speed(outcome, asked.model, asked.machine)
     gpu_lines = [line for line in outcome.ledger.lines if line.device in outcome.balances]
+    pool = outcome.engine.pool(outcome.proposal, outcome.ledger)
     return EstimateReport(
         model=freeze_model(asked.model),
         engine=EngineReport(asked.engine, outcome.engine.version, asked.version),
@@ -83,12 +78,14 @@ def freeze_outcome(
         devices=_devices(asked.machine, outcome),
         totals=ComponentBytes(**_component_bytes(gpu_lines)),
         placement=_placement(asked.model, outcome.proposal.placement),
-        limits=_limits(outcome, limits),
-        speed=None,
+        limits=_limits(limits, pool),
+        speed=None if speed is None else freeze_speed(speed),
         lines=tuple(_line(line) for line in outcome.ledger.lines),
         launch=outcome.engine.command(outcome.proposal),
+        engine_log=pool.log if pool else (),
         advice=tuple(advice),
-        notes=(*notes, *outcome.proposal.notes),
+        notes=(*notes, *outcome.proposal.notes, *(speed_notes if speed is None else speed.notes)),
+        readouts=_readouts(asked.machine, outcome),
     )
 
 
@@ -119,6 +116,7 @@ def freeze_machine(machine: Machine) -> MachineReport:
                 usable_basis=usable.basis.value,
                 usable_why=usable.why,
                 usable_source=usable.source,
+                vendor=gpu.vendor,
             )
         )
     return MachineReport(
@@ -144,6 +142,16 @@ def freeze_workload(settled: Workload, asked: Workload) -> WorkloadReport:
         n_slots=settled.n_slots,
         kv_unified=settled.kv_unified,
         swa_full=settled.swa_full,
+        overrides=settled.overrides,
+        tensor_split=settled.tensor_split,
+        split_mode=settled.split_mode,
+        main_gpu=settled.main_gpu,
+        kv_offload=settled.kv_offload,
+        op_offload=settled.op_offload,
+        mmap=settled.mmap,
+        mlock=settled.mlock,
+        repack=settled.repack,
+        draft_gpu_layers=settled.draft_gpu_layers,
         gpu_layers=settled.gpu_layers,
         cpu_moe=settled.cpu_moe,
         k_format=settled.k_format,
@@ -157,7 +165,13 @@ def freeze_workload(settled: Workload, asked: Workload) -> WorkloadReport:
         enforce_eager=settled.enforce_eager,
         kv_cache_memory_bytes=settled.kv_cache_memory_bytes,
         cpu_offload_bytes=settled.cpu_offload_bytes,
+        kv_offload_bytes=settled.kv_offload_bytes,
+        block_tokens=settled.block_tokens,
+        chunked_prefill=settled.chunked_prefill,
+        prefix_caching=settled.prefix_caching,
         assumed=filled,
+        spread=settled.spread,
+        gpu_overhead_bytes=settled.gpu_overhead_bytes,
     )
 
 
@@ -188,6 +202,7 @@ def _devices(machine: Machine, outcome: Outcome) -> tuple[DeviceReport, ...]:
             budget_bytes=balance.budget.budget_bytes,
             budget_why=balance.budget.why,
             headroom_bytes=balance.headroom_bytes,
+            peak_bytes=_peak(outcome, device),
             **_component_bytes(outcome.ledger.on(device).lines),
         )
         for device, balance in outcome.balances.items()
@@ -206,12 +221,19 @@ def _devices(machine: Machine, outcome: Outcome) -> tuple[DeviceReport, ...]:
                 budget_bytes=budget,
                 budget_why="host memory was not stated and is not checked" if budget is None else why,
                 headroom_bytes=None if budget is None else budget - host.n_bytes,
+                peak_bytes=_peak(outcome, HOST),
                 **_component_bytes(host.lines),
             )
         )
     if outcome.verdict == "streams_from_disk":
         found.append(_disk(host, outcome.host_capacity_bytes or 0))
     return tuple(found)
+
+
+def _peak(outcome: Outcome, device: str) -> int | None:
+    """Return the most a device holds on the way; None where the engine's loading is not known."""
+    loading = outcome.proposal.loading
+    return None if loading is None else outcome.ledger.on(device).n_bytes + loading.get(device, 0)
 
 
 def _disk(host: Ledger, capacity_bytes: int) -> DeviceReport:
@@ -248,8 +270,7 @@ def _placement(model: ModelSpec, placement: Placement) -> PlacementReport:
     )
 
 
-def _limits(outcome: Outcome, limits: Limits) -> LimitsReport:
-    pool = outcome.engine.pool(outcome.proposal, outcome.ledger)
+def _limits(limits: Limits, pool: Pool | None) -> LimitsReport:
     return LimitsReport(
         max_context=limits.max_context,
         max_sequences=limits.max_sequences,
@@ -259,6 +280,25 @@ def _limits(outcome: Outcome, limits: Limits) -> LimitsReport:
         kv_cache_tokens=pool.n_tokens if pool else None,
         max_concurrency=pool.max_concurrency if pool else None,
     )
+
+
+def _readouts(machine: Machine, outcome: Outcome) -> tuple[ReadoutReport, ...]:
+    """Return what the engine's tools show, and what NVIDIA's shows of its process on each card.
+
+    A paging engine's process holds its whole pool, not only what the load needs of it.
+    """
+    pool = outcome.engine.pool(outcome.proposal, outcome.ledger)
+    shown = [
+        ReadoutReport(r.tool, r.device, r.n_bytes, r.text)
+        for r in outcome.engine.readouts(outcome.proposal, outcome.ledger)
+    ]
+    for device in outcome.balances:
+        if machine.gpu(device).vendor == "nvidia":
+            lines = outcome.ledger.on(device)
+            unused = max(0, pool.pool_bytes - lines.of_component(Component.KV_CACHE).n_bytes) if pool else 0
+            n_bytes = lines.n_bytes + unused
+            shown.append(ReadoutReport("nvidia-smi", device, n_bytes, f"{n_bytes // MIB}MiB"))
+    return tuple(shown)
 
 
 def _line(line: Line) -> LineReport:

@@ -6,11 +6,32 @@ from msgspec import json
 
 from vramcalc.reports.accuracy import ValidationReport
 from vramcalc.reports.catalogue import Catalogue
+from vramcalc.reports.detection import Detection
 from vramcalc.reports.explanation import TextbookReport
+from vramcalc.reports.inspection import InspectionReport
+from vramcalc.reports.matrix import MatrixReport
+from vramcalc.reports.plan import PlanReport
 from vramcalc.reports.schema import ErrorReport, Report
+from vramcalc.reports.solution import SolveReport
+from vramcalc.reports.stack import StackReport
+from vramcalc.reports.watching import WatchReport
 from vramcalc.reports.weights import WeightsReport
 
-_ANSWERS = (Report, Catalogue, TextbookReport, WeightsReport, ValidationReport, ErrorReport)
+_ANSWERS = (
+    Report,
+    SolveReport,
+    MatrixReport,
+    PlanReport,
+    StackReport,
+    Catalogue,
+    TextbookReport,
+    WeightsReport,
+    ValidationReport,
+    InspectionReport,
+    Detection,
+    WatchReport,
+    ErrorReport,
+)
 
 
 def json_schema() -> dict[str, Any]:
@@ -18,7 +39,7 @@ def json_schema() -> dict[str, Any]:
     answers, definitions = json.schema_components(_ANSWERS, ref_template="#/$defs/{name}")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "vramcalc: an answer of `estimate` and `explain`, a listing, an explanation, an accuracy, an error",
+        "title": "vramcalc: what a command answers as JSON",
         "anyOf": list(answers),
         "$defs": definitions,
     }

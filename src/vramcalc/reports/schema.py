@@ -61,7 +61,23 @@ class WorkloadReport(Struct, frozen=True):
     enforce_eager: bool
     kv_cache_memory_bytes: int | None
     cpu_offload_bytes: int
+    kv_offload_bytes: int
+    block_tokens: int | None
+    chunked_prefill: bool
+    prefix_caching: bool
     assumed: tuple[str, ...]
+    spread: bool = False
+    gpu_overhead_bytes: int = 0
+    overrides: tuple[str, ...] = ()
+    tensor_split: tuple[float, ...] | None = None
+    split_mode: str | None = None
+    main_gpu: int | None = None
+    kv_offload: bool = True
+    op_offload: bool = True
+    mmap: bool = True
+    mlock: bool = False
+    repack: bool = True
+    draft_gpu_layers: int | None = None
 
 
 class GpuReport(Struct, frozen=True):
@@ -74,6 +90,7 @@ class GpuReport(Struct, frozen=True):
     usable_basis: BasisName
     usable_why: str
     usable_source: str
+    vendor: str
 
 
 class MachineReport(Struct, frozen=True):
@@ -118,6 +135,7 @@ class DeviceReport(ComponentBytes, frozen=True, kw_only=True):
     budget_bytes: int | None
     budget_why: str
     headroom_bytes: int | None
+    peak_bytes: int | None = None  # while loading: the need and what passes through; None where nobody knows
 
 
 class PlacementReport(Struct, frozen=True):
@@ -147,21 +165,49 @@ class LimitsReport(Struct, frozen=True):
 
 
 class RateReport(Struct, frozen=True):
-    """Tokens per second with its range."""
+    """A rate, tokens per second for most, or a time in seconds, with its range."""
 
     low: float
     best: float
     high: float
 
 
+class TimeReport(Struct, frozen=True):
+    """One part of the time of a token; ``formula`` over ``values`` gives ``seconds``."""
+
+    device: str
+    seconds: float
+    formula: str
+    values: Mapping[str, float]
+    why: str
+
+
 class SpeedReport(Struct, frozen=True):
-    """Predicted speed."""
+    """Predicted speed of one sequence, of all, and of reading a prompt of ``at_context`` tokens.
+
+    ``decode_tokens_per_s_filled`` is that of one sequence where the whole context is in use, null where it is the
+    same. ``decode_time`` is what a token takes, by device.
+    """
 
     decode_tokens_per_s: RateReport
     decode_total_tokens_per_s: RateReport
     prefill_tokens_per_s: RateReport
     n_sequences: int
     at_context: int
+    time_to_first_token_s: RateReport
+    decode_tokens_per_s_filled: RateReport | None
+    basis: BasisName
+    source: str
+    decode_time: tuple[TimeReport, ...]
+
+
+class ReadoutReport(Struct, frozen=True):
+    """What a tool will show once the model is loaded; ``device`` is None for all devices together."""
+
+    tool: str
+    device: str | None
+    n_bytes: int
+    text: str
 
 
 class LineReport(Struct, frozen=True):
@@ -198,8 +244,10 @@ class EstimateReport(Struct, frozen=True):
     speed: SpeedReport | None
     lines: tuple[LineReport, ...]
     launch: tuple[str, ...]
+    engine_log: tuple[str, ...]  # what the engine itself would print about memory, up to its error
     advice: tuple[str, ...]
     notes: tuple[str, ...]
+    readouts: tuple[ReadoutReport, ...] = ()
 
     @property
     def headroom_bytes(self) -> int | None:

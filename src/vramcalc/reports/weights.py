@@ -66,7 +66,10 @@ def weights_report(model: ModelSpec, weight_format: str) -> WeightsReport:
     parts = tuple(WeightPart(role, storage, *n) for (role, storage), n in sums.items())
     elements, n_bytes = sum(p.n_parameters for p in parts), sum(p.n_bytes for p in parts)
     storage = checkpoint_storage(model, name)
-    if storage is None:
+    if model.stored is not None and model.stored.format == name:
+        sizes, basis = [n_bytes], Basis.EXACT
+        notes: tuple[str, ...] = (f"The tensors of {model.source}, as its header lists them.",)
+    elif storage is None:
         sizes = [n_bytes, *(_file_bytes(model, name, has_imatrix=has) for has in (False, True))]
         basis, notes = Basis.EXACT, tuple(_gguf_notes(model, name, varies=len(set(sizes)) > 1))
     else:

@@ -1,26 +1,32 @@
 """What would help: the nearest settings under the same engine that keep the model on the GPUs."""
 
 from collections.abc import Iterator
-from fractions import Fraction
 
-from msgspec.structs import replace
-
-from vramcalc.engines import bind_engine
-from vramcalc.engines.base import Setup
-from vramcalc.errors import RefusedError, UnknownNameError
-from vramcalc.estimation import Outcome, estimate_outcome
+from vramcalc.errors import UsageError
+from vramcalc.estimation import Asked, Outcome, estimate_outcome
+from vramcalc.solvers.ladder import (
+    PAGED_ENGINES,
+    Change,
+    cache_changes,
+    context_change,
+    eager_changes,
+    format_changes,
+    free_share_changes,
+    placement_changes,
+    share_changes,
+)
 from vramcalc.solvers.limits import Limits, longest_context
-from vramcalc.specs.workload import Workload
 from vramcalc.units import format_gib
 
-# From the best in quality to the smallest, per engine.
-_GGUF_FORMATS = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
-_FORMATS = {"vllm": ("fp8", "w4a16"), "ollama": _GGUF_FORMATS, "llama.cpp": _GGUF_FORMATS}
-_LEAST_USEFUL_CONTEXT = 2048
-_LARGER_SHARE = Fraction(95, 100)
+LEAST_USEFUL_CONTEXT = 2048
+_BUT = {
+    "free share": " for what else is on the card",
+    "eager": ": no CUDA graphs, slower decoding",
+    "cache": ": a cache of half the size",
+}
 
 
-def find_advice(engine: str, setup: Setup, asked: Workload, outcome: Outcome, limits: Limits) -> tuple[str, ...]:
+def find_advice(asked: Asked, outcome: Outcome, limits: Limits) -> tuple[str, ...]:
     """Return the changes that help, each one tried before it is offered; empty where nothing needs to change."""
     if outcome.stays_on_gpus:
         return ()
@@ -28,46 +34,36 @@ def find_advice(engine: str, setup: Setup, asked: Workload, outcome: Outcome, li
     shorter = limits.max_context or 0
     found = []
     if 0 < shorter < context:
-        found.append(f"--context {shorter} keeps it on the GPUs with everything else as it is")
-    if engine == "vllm":
-        found += _switches(outcome, setup, asked)
-    if _fits_as_engine_places(outcome, setup, asked):
+        flags = " ".join(context_change(asked, outcome, shorter).flags)
+        found.append(f"{flags} keeps it on the GPUs with everything else as it is")
+    switches = (
+        *free_share_changes(asked, outcome),
+        *share_changes(asked, outcome),
+        *eager_changes(asked, outcome),
+        *(cache_changes(asked, outcome) if asked.engine in PAGED_ENGINES else ()),
+    )
+    found += [f"{' '.join(c.flags)} makes room{_BUT.get(c.kind, '')}" for c in switches if _stays(outcome, c)]
+    if any(_stays(outcome, change) for change in placement_changes(asked)):
         found.append("leave --gpu-layers and --cpu-moe out: the engine's own placement keeps it on the GPUs")
         return tuple(found)
-    least = max(_LEAST_USEFUL_CONTEXT, shorter + 1)
-    found += _other_formats(engine, setup, asked, outcome.engine.weight_format, contexts=(least, context))
-    if engine == "vllm" and not found:
+    found += _other_formats(asked, outcome, least=max(min(LEAST_USEFUL_CONTEXT, context), shorter + 1), goal=context)
+    if asked.engine in PAGED_ENGINES and not found:
         found.append("--engine ollama: it may keep some layers in host memory, which is slower but runs")
     return tuple(found)
 
 
-def _switches(outcome: Outcome, setup: Setup, asked: Workload) -> Iterator[str]:
-    """Yield vLLM's own switches that make room with context and format as they are."""
-    share = max(_LARGER_SHARE, asked.memory_share or _LARGER_SHARE)
-    changes = {
-        f"--memory-share {float(share):g} makes room": replace(asked, memory_share=share),
-        "--enforce-eager makes room: no CUDA graphs, slower decoding": replace(asked, enforce_eager=True),
-    }
-    for text, changed in changes.items():
-        if changed != asked and estimate_outcome(outcome.engine, setup.machine, changed).stays_on_gpus:
-            yield text
-
-
-def _fits_as_engine_places(outcome: Outcome, setup: Setup, asked: Workload) -> bool:
-    """Whether only the layers the user kept off the GPUs are in the way."""
-    if asked.gpu_layers is None and asked.cpu_moe is None:
+def _stays(outcome: Outcome, change: Change) -> bool:
+    """Whether a change of settings alone keeps the model on the GPUs of the engine that is bound already."""
+    try:
+        return estimate_outcome(outcome.engine, change.asked.machine, change.asked.workload).stays_on_gpus
+    except UsageError:
         return False
-    freed = replace(asked, gpu_layers=None, cpu_moe=None)
-    return estimate_outcome(outcome.engine, setup.machine, freed).stays_on_gpus
 
 
-def _other_formats(
-    engine: str, setup: Setup, asked: Workload, current: str, *, contexts: tuple[int, int]
-) -> Iterator[str]:
+def _other_formats(asked: Asked, outcome: Outcome, *, least: int, goal: int) -> Iterator[str]:
     """Yield formats that stay on the GPUs, best first: each allows more context than the one before, up to the goal."""
-    least, goal = contexts
-    for name in _FORMATS[engine]:
-        tried = None if name == current else _try_format(engine, Setup(setup.model, setup.machine, name), asked)
+    for change in format_changes(asked, outcome.engine.weight_format, common=True):
+        tried = _try_format(change)
         if tried is None or tried[0] < least:
             continue
         least, text = tried[0] + 1, tried[1]
@@ -76,18 +72,16 @@ def _other_formats(
             return
 
 
-def _try_format(name: str, setup: Setup, asked: Workload) -> tuple[int, str] | None:
+def _try_format(change: Change) -> tuple[int, str] | None:
     """Return the context at which a format stays on the GPUs, and how to say so; None where none does."""
+    asked = change.asked
     try:
-        engine = bind_engine(name, setup)
-        outcome = estimate_outcome(engine, setup.machine, asked)
-    except (RefusedError, UnknownNameError):
+        engine = asked.bind()
+        outcome = estimate_outcome(engine, asked.machine, asked.workload)
+    except UsageError:
         return None
-    settled = outcome.proposal.workload
+    settled, flags = outcome.proposal.workload, " ".join(change.flags)
     if outcome.stays_on_gpus:
-        room = format_gib(outcome.headroom_bytes)
-        return settled.n_context or 0, f"--quant {setup.weight_format} keeps it on the GPUs, {room} to spare"
-    context = longest_context(engine, setup.model, setup.machine, settled)
-    if context is None:
-        return None
-    return context, f"--quant {setup.weight_format} --context {context} keeps it on the GPUs"
+        return settled.n_context or 0, f"{flags} keeps it on the GPUs, {format_gib(outcome.headroom_bytes)} to spare"
+    context = longest_context(engine, asked, settled, outcome)
+    return None if context is None else (context, f"{flags} --context {context} keeps it on the GPUs")

@@ -28,7 +28,7 @@ def read_layers(keys: Keys, dialect: Dialect) -> tuple[Raw, Raw | None, list[str
     names = _names(places)
     kinds = {name: _layer(keys, dialect, place) for place, name in names.items()}
     _ignore_what_stands_nowhere(keys, dialect, places)
-    stack = {"n_layers": len(places), "kinds": kinds} | _pattern([names[place] for place in places])
+    stack = {"n_layers": len(places), "kinds": kinds} | shortest_pattern([names[place] for place in places])
     next_tokens, notes = _next_tokens(keys, dialect, places)
     return stack, next_tokens, notes
 
@@ -59,7 +59,7 @@ def _names(places: Sequence[Place]) -> dict[Place, str]:
     return names
 
 
-def _pattern(order: Sequence[str]) -> Raw:
+def shortest_pattern(order: Sequence[str]) -> Raw:
     """Return the shortest ``first`` and ``pattern`` that give the order."""
     n = len(order)
     best: tuple[int, tuple[str, ...], tuple[str, ...]] = (n, tuple(order), ())

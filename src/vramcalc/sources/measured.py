@@ -2,7 +2,7 @@
 
 Columns: ``id,engine,version,model,machine,weight_format,evidence,source``, any setting of a workload by its name, and
 figures headed ``device quantity unit``, e.g. ``gpu0 weights GiB``. A figure counts as exact to half of its last digit,
-whole ones as exact; ``24.50±0.01`` says otherwise. Empty cells say nothing.
+whole ones as exact; ``24.50±0.01`` says otherwise. Empty cells say nothing. Speeds are ``run decode_speed tokens/s``.
 """
 
 import csv
@@ -29,6 +29,8 @@ _MAY_BE_EMPTY = ("version", "weight_format")
 _DEVICE = re.compile(rf"gpu\d{{1,3}}|host|{RUN}")
 _NUMBER = re.compile(r"(?P<value>\d{1,18}(\.(?P<digits>\d{1,9}))?)(±(?P<resolution>\d{1,18}(\.\d{1,9})?))?", re.ASCII)
 _BYTES = {"bytes": 1, "MiB": MIB, "GiB": GIB}
+_FACTORS = {**_BYTES, "tokens/s": 1000}  # speeds are kept in thousandths
+_HOST_BANDWIDTH = "host_bandwidth_bytes_per_s"
 
 
 def read_runs(folder: Path) -> tuple[MeasuredRun, ...]:
@@ -88,7 +90,7 @@ def _check_header(header: Sequence[str], path: Path) -> None:
     for column in header:
         if header.count(column) > 1:
             raise BadInputError(f"{path}, line 1: column {column!r} is there twice", advice)
-        if column not in _FACTS and column not in _SETTINGS and not _is_figure(column):
+        if column not in (*_FACTS, *_SETTINGS, _HOST_BANDWIDTH) and not _is_figure(column):
             raise BadInputError(f"{path}, line 1: {column!r} is no column of measured runs", advice)
 
 
@@ -112,10 +114,12 @@ def _parse_run(row: Mapping[str, str], where: str) -> MeasuredRun:
     figures = tuple(_parse_figure(c, text, where) for c, text in row.items() if text and _is_figure(c))
     if not figures:
         raise BadInputError(f"{where}: the run has no figure", "a run without a measurement proves nothing")
-    facts = {name: row[name] for name in _FACTS}
+    facts: dict[str, object] = {name: row[name] for name in _FACTS}
+    if row.get(_HOST_BANDWIDTH):
+        facts[_HOST_BANDWIDTH] = row[_HOST_BANDWIDTH]
     try:
         workload = convert(settings, Workload, strict=False, dec_hook=_fraction)
-        return convert({**facts, "workload": workload, "figures": figures}, MeasuredRun)
+        return convert({**facts, "workload": workload, "figures": figures}, MeasuredRun, strict=False)
     except ValidationError as error:
         reason, _, column = str(error).partition(" - at `$.")
         named = f", column {column.rstrip('`')}" if column else ""
@@ -135,7 +139,7 @@ def _parse_figure(column: str, text: str, where: str) -> MeasuredFigure:
     match = _NUMBER.fullmatch(text)
     if match is None:
         raise BadInputError(f"{where}, column {column}: {text!r} is not a figure", "write e.g. 4403.49 or 24.50±0.01")
-    factor = _BYTES.get(unit, 1)
+    factor = _FACTORS.get(unit, 1)
     digits = len(match["digits"] or "")
     stated = match["resolution"]
     resolution = Fraction(stated) if stated else Fraction(1, 2 * 10**digits) if digits else Fraction(0)

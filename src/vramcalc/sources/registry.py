@@ -116,6 +116,10 @@ class Registry(Generic[_S]):
         write_cached(self.kind, key, {"spec": spec.model_dump(mode="json"), "variants": variants})
         return spec, variants
 
+    def owner(self, name: str) -> str | None:
+        """Return the id of the entry that goes by ``name``, None where there is none."""
+        return self._names.get(self.normalise(name))
+
     def load(self, entry_id: str) -> _S:
         """Return the validated spec of one entry. Raises ``BadInputError`` naming file, entry, field and reason."""
         entry = self._entries[entry_id]

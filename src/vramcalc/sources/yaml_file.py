@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,10 @@ def _cache_path(kind: str, key: bytes) -> Path:
 def _parse(content: bytes, path: Path) -> Raw:
     import yaml  # noqa: PLC0415 - costs a start 15 ms that the cache saves
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(content)
+    kind = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = kind(content)
     try:
+        _check_depth(yaml.parse(content, Loader=kind), yaml)
         root = loader.get_single_node()
         if root is None:
             return {}
@@ -86,27 +88,34 @@ def _parse(content: bytes, path: Path) -> Raw:
         loader.dispose()
 
 
+def _check_depth(events: Iterator[Any], yaml: Any) -> None:  # noqa: ANN401 - yaml is untyped
+    """Refuse deep nesting before nodes are composed: libyaml's composer recurses, and 65 KB of brackets end it."""
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MOST_DEPTH:
+            raise ValueError(f"line {event.start_mark.line + 1}: nested more than {_MOST_DEPTH} deep")
+
+
 def _check(root: Any, yaml: Any) -> None:  # noqa: ANN401 - yaml's nodes are untyped
-    """Refuse what YAML would take in silence: repeated keys, references (a small file can name a huge one), depth."""
+    """Refuse what YAML would take in silence: repeated keys, and references (a small file can name a huge one)."""
     seen: set[int] = set()
-    todo = [(root, 1)]
+    todo = [root]
     while todo:
-        node, depth = todo.pop()
+        node = todo.pop()
         line = node.start_mark.line + 1
         if id(node) in seen:
             raise ValueError(f"line {line}: YAML references (& and *) are not allowed here; use `like: NAME`")
         seen.add(id(node))
-        if depth > _MOST_DEPTH:
-            raise ValueError(f"line {line}: nested more than {_MOST_DEPTH} deep")
         if isinstance(node, yaml.MappingNode):
             keys: set[Hashable] = set()
             for key, value in node.value:
                 if key.value in keys if isinstance(key.value, Hashable) else True:
                     raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} is there twice")
                 keys.add(key.value)
-                todo.append((value, depth + 1))
+                todo.append(value)
         elif isinstance(node, yaml.SequenceNode):
-            todo += [(item, depth + 1) for item in node.value]
+            todo += node.value
 
 
 def _as_json(found: object, path: Path) -> Raw:

@@ -115,6 +115,21 @@ GGML = {
     )
 }
 
+# What files hold beside the types that mixes give: integers, doubles, and blocks no mix of ours is known for.
+GGML_STORED = GGML | {
+    f.name: f
+    for f in (
+        BlockFormat("q8_1", 32, 40),
+        BlockFormat("i8", 1, 1),
+        BlockFormat("i16", 1, 2),
+        BlockFormat("i32", 1, 4),
+        BlockFormat("i64", 1, 8),
+        BlockFormat("f64", 1, 8),
+        BlockFormat("nvfp4", 64, 36),
+        BlockFormat("q1_0", 128, 18),
+    )
+}
+
 # Formats of other runtimes, known for the size of their files. bitsandbytes 0.50: 64 elements share an absmax, which
 # double quantisation stores in 8 bits with a float per 256 of them: 65 bits per 512 elements. MLX: a scale and a bias
 # of 16 bits per group, embedding and head too.

@@ -8,8 +8,9 @@ from vramcalc.specs.gpu import GpuSpec, OperatingSystem
 class Machine(Struct, frozen=True):
     """One or more equal nodes.
 
-    ``reserve_bytes`` is what other programs (a desktop, say) already hold on each GPU; ``host_memory_bytes`` is per
-    node and None where nobody said.
+    ``reserve_bytes`` is what other programs (a desktop, say) already hold on each GPU; where that differs, ``reserves``
+    says it for each of a node, and the first is the most. ``host_memory_bytes`` is per node, None where nobody said,
+    as is ``host_bandwidth_bytes_per_s``.
     """
 
     gpus: tuple[GpuSpec, ...]
@@ -17,6 +18,8 @@ class Machine(Struct, frozen=True):
     host_memory_bytes: int | None = None
     os: OperatingSystem = "linux"
     reserve_bytes: int = 0
+    reserves: tuple[int, ...] = ()
+    host_bandwidth_bytes_per_s: int | None = None
 
     @property
     def n_gpus(self) -> int:
@@ -35,3 +38,9 @@ class Machine(Struct, frozen=True):
     def gpu(self, device: str) -> GpuSpec:
         """Return the card behind a device name."""
         return self.gpus[int(device.removeprefix("gpu")) % len(self.gpus)]
+
+    def reserve_on(self, device: str) -> int:
+        """Return the bytes that other programs hold on a device."""
+        if not self.reserves:
+            return self.reserve_bytes
+        return self.reserves[int(device.removeprefix("gpu")) % len(self.gpus)]

@@ -7,9 +7,10 @@ from msgspec import Struct
 
 from vramcalc.specs.workload import Workload
 
-Evidence = Literal["code", "log"]  # the engine's own accounting without a GPU, or the log of a run on one
+# The engine's own accounting without a GPU, the log of a run on one, or a published benchmark.
+Evidence = Literal["code", "log", "bench"]
 DeviceKind = Literal["gpu", "host", "run"]
-Unit = Literal["bytes", "tokens", "blocks", "layers", "bool"]
+Unit = Literal["bytes", "tokens", "blocks", "layers", "bool", "tokens/s"]
 
 RUN = "run"  # the device of a figure that belongs to no single one
 
@@ -24,6 +25,7 @@ class Quantity(StrEnum):
     RUNTIME = "runtime"
     UNACCOUNTED = "unaccounted"
     CUDA_GRAPHS = "cuda_graphs"  # as captured beside the budget: vLLM before 0.21
+    LOADED = "loaded"  # weights as an allocator holds them: "Model loading took"
     NEED = "need"  # all that counts against a GPU's budget
     LEAST_CACHE = "least_cache"  # the KV cache without which the engine does not start, of the fullest GPU
     POOL = "pool"  # the KV cache it sets aside
@@ -35,6 +37,8 @@ class Quantity(StrEnum):
     GPU_LAYERS = "gpu_layers"  # layers on all GPUs; the output head counts as one
     LAYERS = "layers"  # layers on one GPU; the output head counts as one
     EXPERT_LAYERS = "expert_layers"  # layers whose experts are all on GPUs
+    DECODE_SPEED = "decode_speed"  # of one sequence, in thousandths
+    PROMPT_SPEED = "prompt_speed"  # in thousandths
 
 
 UNITS: dict[Quantity, Unit] = {
@@ -47,6 +51,8 @@ UNITS: dict[Quantity, Unit] = {
     Quantity.GPU_LAYERS: "layers",
     Quantity.LAYERS: "layers",
     Quantity.EXPERT_LAYERS: "layers",
+    Quantity.DECODE_SPEED: "tokens/s",
+    Quantity.PROMPT_SPEED: "tokens/s",
 }
 
 
@@ -80,12 +86,14 @@ class MeasuredRun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     workload: Workload
     figures: tuple[MeasuredFigure, ...]
     source: str
+    host_bandwidth_bytes_per_s: int | None = None
 
 
 class Accuracy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How near we come to one kind of figure; errors are shares of the measured value, beyond its resolution.
 
-    ``is_in_sample``: coefficients behind the estimate were fitted to these very runs.
+    ``is_in_sample``: coefficients behind the estimate were fitted to these very runs. ``n_in_range``: figures within
+    the range we give, and the error that nine in ten stay under; both for fitted speeds alone.
     """
 
     engine: str
@@ -99,6 +107,8 @@ class Accuracy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     median_error: float | None
     p95_error: float | None
     worst_error: float | None
+    n_in_range: int | None = None
+    p90_error: float | None = None
 
 
 class AccuracyTable(Struct, frozen=True, forbid_unknown_fields=True):

@@ -68,7 +68,12 @@ __all__ = [
     "ShortConv",
     "SlidingAttention",
     "StoredApart",
+    "StoredGroup",
+    "StoredWeights",
+    "parse_layers",
 ]
+
+_MOST_LAYERS = 4096
 
 Dtype = Literal["f32", "f16", "bf16"]
 Role = Literal[
@@ -91,7 +96,7 @@ Role = Literal[
 class LayerStack(Spec):
     """All layers in order: ``first`` once, then ``pattern`` repeated until ``n_layers`` are reached."""
 
-    n_layers: PositiveInt = Field(le=4096)
+    n_layers: PositiveInt = Field(le=_MOST_LAYERS)
     kinds: dict[str, LayerKind] = Field(min_length=1)
     first: tuple[str, ...] = ()
     pattern: tuple[str, ...] = ()
@@ -128,6 +133,22 @@ class ExtraTensor(Spec):
     gguf_shape: tuple[PositiveInt, ...] | None = None  # where the converter changes it
 
 
+def parse_layers(text: str) -> list[int]:
+    """Return the layers that ranges name. Raises ``ValueError``.
+
+    >>> parse_layers("0-2,7")
+    [0, 1, 2, 7]
+    """
+    found: list[int] = []
+    for part in text.split(",") if text else ():
+        start, _, end = part.partition("-")
+        first, last = int(start), int(end or start)
+        if not 0 <= first <= last < _MOST_LAYERS:
+            raise ValueError(f"{part} is no range of layers")
+        found += range(first, last + 1)
+    return found
+
+
 _LAYER_RANGES = r"^\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*$"
 
 
@@ -149,8 +170,7 @@ class StoredApart(Spec):
         """Return the layers it is about, None for all."""
         if self.layers is None:
             return None
-        spans = (span.partition("-") for span in self.layers.split(","))
-        return frozenset(i for first, _, last in spans for i in range(int(first), int(last or first) + 1))
+        return frozenset(parse_layers(self.layers))
 
 
 class NextTokenLayers(Spec):
@@ -170,6 +190,36 @@ class RopeTable(Spec):
     positions: PositiveInt
     dim: PositiveInt
     dtype: Literal["model", "f32"] = "model"
+
+
+class StoredGroup(Spec):
+    """Equal tensors of a file and how each is stored.
+
+    Shape:
+        ``copies`` matrices of ``shape``; ``types`` names for each type the layers stored in it, ``"0-3,7"``, and
+        nothing for a tensor outside the layers.
+    """
+
+    name: str
+    role: Role
+    shape: tuple[PositiveInt, ...] = Field(min_length=1, max_length=4)
+    copies: PositiveInt = 1
+    types: dict[str, str] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _each_layer_has_one_type(self) -> Self:
+        layers = [layer for text in self.types.values() for layer in parse_layers(text)]
+        if len(set(layers)) < len(layers) or (len(self.types) > 1 and not all(self.types.values())):
+            msg = f"{self.name}: each layer is to have one type"
+            raise ValueError(msg)
+        return self
+
+
+class StoredWeights(Spec):
+    """What one GGUF holds, tensor by tensor; ``format`` is what the file calls itself."""
+
+    format: str
+    groups: tuple[StoredGroup, ...] = Field(min_length=1)
 
 
 class CountFact(Spec):
@@ -225,6 +275,7 @@ class ModelSpec(Spec):
     extra_tensors: tuple[ExtraTensor, ...] = ()
     rope_tables: tuple[RopeTable, ...] = ()
     gguf_rope_factors: NonNegativeInt = 0  # elements of the rope_freqs tensor a GGUF carries
+    stored: StoredWeights | None = None  # where the model is a file at hand
     notes: tuple[str, ...] = ()
     source: str
 
@@ -233,6 +284,22 @@ class ModelSpec(Spec):
         if (self.per_layer_dim is None) != (self.per_layer_vocabulary is None):
             raise ValueError("per_layer_dim and per_layer_vocabulary go together")
         return self
+
+    @model_validator(mode="after")
+    def _stores_no_further_layers(self) -> Self:
+        if self.stored is not None:
+            n_layers = self.layers.n_layers
+            for group in self.stored.groups:
+                if any(layer >= n_layers for text in group.types.values() for layer in parse_layers(text)):
+                    msg = f"stored: {group.name} is in layers beyond the {n_layers} there are"
+                    raise ValueError(msg)
+        return self
+
+    @property
+    def ollama_tag(self) -> str | None:
+        """Return the tag to type: one that names a size where there is one, as ``latest`` moves on."""
+        sized = [tag for tag in self.ollama_tags if not tag.endswith(":latest")]
+        return next(iter((*sized, *self.ollama_tags)), None)
 
     @property
     def is_encoder(self) -> bool:

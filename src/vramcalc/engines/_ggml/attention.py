@@ -32,7 +32,7 @@ def grouped_query(
     wide = q.root if a.output_gate == "in_query" else None
     if a.qk_norm == "per_head":
         q, k = builder.norm(q, "attn_q_norm"), builder.norm(k, "attn_k_norm")
-    if not isinstance(a, BidirectionalAttention):
+    if builder.turns and not isinstance(a, BidirectionalAttention):
         factors = builder.rope_factors()
         q, k = like("rope", q, positions, *factors), like("rope", k, positions, *factors)
     if cache.k_rotation is not None:

@@ -1,6 +1,7 @@
 """What the parts of a compute graph share: layers with their devices, the batch, and the graph as it grows."""
 
 from collections.abc import Mapping
+from itertools import count
 
 from msgspec import Struct, field
 
@@ -18,6 +19,10 @@ class PlacedLayer(Struct, frozen=True):
     home: int
     cache_home: int
     elsewhere: tuple[tuple[str, int], ...] = ()
+
+    def count_adapters(self, name: str) -> int:
+        """Return how many adapters go with a matrix."""
+        return next(n for n in count() if f"{name}.lora_a{n}" not in self.weights)
 
     def weight(self, name: str) -> Tensor:
         """Return a weight as a leaf of the graph."""
@@ -38,6 +43,8 @@ class Batch(Struct, frozen=True, kw_only=True):
     k_format: BlockFormat = F16
     v_format: BlockFormat = F16
     flash_attention: bool = True
+    kv_offload: bool = True
+    op_offload: bool = True
 
 
 class Ends(Struct, frozen=True, kw_only=True):
@@ -69,6 +76,7 @@ class Builder(Struct):
     layer: PlacedLayer | None = None
     shared: dict[int, list[Tensor]] = field(default_factory=dict)
     state_ids: tuple[Tensor, Tensor] | None = None
+    turns: bool = True  # queries and keys, by their position
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         """Return the normalised and scaled tensor; a layer norm writes elsewhere and has a bias."""
@@ -103,5 +111,8 @@ class Builder(Struct):
         """Return the product with a matrix, plus its bias if there is one."""
         layer = self.current
         product = mul_mat(layer.weight(name), x)
+        for number in range(layer.count_adapters(name)):
+            thin = mul_mat(layer.weight(f"{name}.lora_a{number}"), x)
+            product = like("add", product, mul_mat(layer.weight(f"{name}.lora_b{number}"), thin))
         bias = f"{name}.bias"
         return like("add", product, layer.weight(bias)) if bias in layer.weights else product

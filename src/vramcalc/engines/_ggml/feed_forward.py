@@ -40,7 +40,7 @@ def _experts(builder: Builder, x: Tensor, moe: MoeMlp) -> Tensor:
     graph.expand(weights)
     wide = reshape(x, hidden, 1, n)
     up = _chosen(builder, "ffn_up_exps", wide, ids)
-    gated = like("glu", _chosen(builder, "ffn_gate_exps", wide, ids), up)
+    gated = like("glu", _chosen(builder, "ffn_gate_exps", wide, ids), up) if moe.gated else like("unary", up)
     experts = graph.expand(like("mul", _chosen(builder, "ffn_down_exps", gated, ids), weights))
     used = moe.n_active_experts
     views = [graph.expand(view(experts, (hidden, n, 1, 1), stride=used * hidden * _FLOAT_BYTES)) for _ in range(used)]
@@ -49,7 +49,10 @@ def _experts(builder: Builder, x: Tensor, moe: MoeMlp) -> Tensor:
         total = graph.expand(like("add", total, part))
     if not moe.shared_ff_dim:
         return total
-    shared = _gated(builder, x, "ffn_{}_shexp")
+    if moe.gated:
+        shared = _gated(builder, x, "ffn_{}_shexp")
+    else:
+        shared = builder.project("ffn_down_shexp", like("unary", builder.project("ffn_up_shexp", x)))
     if moe.shared_gate:
         shared = like("mul", shared, like("unary", builder.project("ffn_gate_inp_shexp", x)))
     return like("add", total, shared)

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from vramcalc.engines._ggml.layout import Elsewhere, Layout, lay_out
-from vramcalc.engines._ggml.meter import Meter
+from vramcalc.engines._ggml.meter import Meter, Reading
 from vramcalc.engines._ggml.run import CONTEXT_STEP, Run
 from vramcalc.engines._ggml.tensor import CPU
 from vramcalc.units import MIB
@@ -70,6 +70,8 @@ class Fit(Struct):
     run: Run
     is_context_free: bool
     fixed: Layout | None = None  # what the user placed himself: the engine then moves nothing
+    beside: Callable[[Run], Reading] | None = None  # of a draft model, which follows the context and never moves
+    margins: Sequence[int] = ()  # by GPU, where they are not the default
     layouts: dict[_Shares, tuple[int, ...]] = field(default_factory=dict)
 
     @property
@@ -80,7 +82,8 @@ class Fit(Struct):
     @property
     def targets(self) -> tuple[int, ...]:
         """What each GPU may be filled to."""
-        return tuple(free - MARGIN_BYTES for free in self.free)
+        margins = self.margins or (MARGIN_BYTES,) * len(self.free)
+        return tuple(free - margin for free, margin in zip(self.free, margins, strict=True))
 
     def solve(self) -> Fitted:
         """Return the context and the placement the engine chooses."""
@@ -98,8 +101,10 @@ class Fit(Struct):
         return Fitted(layout, self.run, layout.gpu_layers)
 
     def _totals(self, layout: Layout) -> tuple[int, ...]:
-        reading = self.meter.read(layout, self.run)
-        return tuple(reading.total(device) for device in range(len(self.free)))
+        readings = [self.meter.read(layout, self.run)]
+        if self.beside is not None:
+            readings.append(self.beside(self.run))
+        return tuple(sum(reading.total(device) for reading in readings) for device in range(len(self.free)))
 
     def _shorten(self, full: Layout, used: int) -> bool:
         """Shorten the context along a straight line; return whether that settles it, unmeasured: on one GPU it does."""
@@ -109,7 +114,9 @@ class Fit(Struct):
             return False
         target = sum(self.targets)
         if len(self.free) > 1:
-            per_layer = sum(self.meter.weight_bytes(full)[:CPU]) // max(1, min(full.gpu_layers, self.n_layers))
+            weights = sum(self.meter.weight_bytes(full)[:CPU])
+            weights += sum(self.beside(self.run).weights[:CPU]) if self.beside is not None else 0
+            per_layer = weights // max(1, min(full.gpu_layers, self.n_layers))
             target -= (len(self.free) + 1) * per_layer // (6 if self.meter.model.is_moe else 2)
         self.run = self.run.with_context(least)
         used_least = sum(self._totals(full))

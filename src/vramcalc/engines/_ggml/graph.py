@@ -59,6 +59,9 @@ def build(layers: Sequence[PlacedLayer], batch: Batch, ends: Ends) -> Graph:
     caches: dict[str, LayerCache] = {}
     out_ids = graph_input((batch.n_outputs, 1, 1, 1))
     is_delta = any(isinstance(layer.kind.mixer, GatedDelta) for layer in layers)
+    is_alternating = alternates([layer.kind for layer in layers])
+    picks_last = is_delta or is_alternating
+    builder.turns = not is_alternating
     for index, layer in enumerate(layers):
         builder.layer = layer
         kind = layer.kind.attention.kind
@@ -66,12 +69,18 @@ def build(layers: Sequence[PlacedLayer], batch: Batch, ends: Ends) -> Graph:
             caches[kind] = _cache(batch, layer)
             caches[kind].beside_sliding = any(other.kind.attention.kind == "sliding" for other in layers)
         is_last = index == len(layers) - 1
-        x = _layer(builder, x, positions, caches.get(kind), out_ids if is_last and not is_delta else None)
+        x = _layer(builder, x, positions, caches.get(kind), out_ids if is_last and not picks_last else None)
     if _picks_rows_late(layers[-1].kind):
         x.kept = True
         x = get_rows(x, out_ids)
-    graph.expand(_output(ends, x, out_ids if is_delta else None))
+    graph.expand(_output(ends, x, out_ids if picks_last else None))
     return graph
+
+
+def alternates(kinds: Sequence[LayerKind]) -> bool:
+    """Return whether attention, mixer and MLP are layers of their own, as in Nemotron-H: it turns no query or key."""
+    has_mlp_alone = any(isinstance(kind.attention, NoAttention) and kind.mixer is None for kind in kinds)
+    return has_mlp_alone and any(kind.mixer is not None for kind in kinds)
 
 
 def _output(ends: Ends, x: Tensor, out_ids: Tensor | None) -> Tensor:
@@ -157,6 +166,8 @@ def _positions_per_token(first: LayerKind) -> int:
 def _layer(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache | None, out_ids: Tensor | None) -> Tensor:
     kind, weights = builder.current.kind, builder.current.weights
     is_encoder = isinstance(kind.attention, BidirectionalAttention)
+    if kind.mixer is not None and not isinstance(kind.attention, NoAttention):
+        return _side_by_side(builder, x, positions, cache, out_ids)
     normed = x if is_encoder else builder.norm(x, "attn_norm")
     cur = _mix(builder, normed, positions, cache)
     if out_ids is not None and not _picks_rows_late(kind):
@@ -164,7 +175,7 @@ def _layer(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache | N
     if is_encoder:
         cur = builder.norm(like("add", cur, x), "attn_norm")
         return builder.norm(like("add", feed_forward(builder, cur), cur), "ffn_norm")
-    if isinstance(kind.mlp, NoMlp):
+    if isinstance(kind.mlp, NoMlp) or (kind.mixer is None and isinstance(kind.attention, NoAttention)):
         return like("add", cur, x)
     if "ffn_norm.weight" not in weights:  # attention and MLP side by side behind one norm
         normed = normed if out_ids is None else get_rows(normed, out_ids)
@@ -180,6 +191,19 @@ def _layer(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache | N
     return like("add", cur, middle)
 
 
+def _side_by_side(
+    builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache | None, out_ids: Tensor | None
+) -> Tensor:
+    """Return a layer of Falcon-H1: attention and a recurrent mixer on the same input, each behind the norm."""
+    assert cache is not None  # noqa: S101 - every attention has one
+    attended = _attention(builder, builder.norm(x, "attn_norm"), positions, cache)
+    mixed = _mix(builder, builder.norm(x, "attn_norm"), positions, cache)
+    middle = like("add", like("add", attended, mixed), x)
+    if out_ids is not None:
+        middle = get_rows(middle, out_ids)
+    return like("add", feed_forward(builder, builder.norm(middle, "ffn_norm")), middle)
+
+
 def _mix(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache | None) -> Tensor:
     """Return what tokens learn of each other: by attention, or by a recurrent mixer in its place."""
     match builder.current.kind.mixer:
@@ -189,6 +213,8 @@ def _mix(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache | Non
             return gated_delta(builder, x, mixer)
         case Mamba1() | KimiDelta() | ShortConv() as mixer:
             raise TypeError(f"no graph for {mixer.kind}")  # HANDLES keeps such models out
+        case None if isinstance(builder.current.kind.attention, NoAttention):
+            return feed_forward(builder, x)  # a layer that is an MLP alone
         case None:
             assert cache is not None  # noqa: S101 - every attention has one
             return _attention(builder, x, positions, cache)

@@ -39,7 +39,7 @@ class Layout(Struct, frozen=True):
 
 
 def lay_out(
-    n_layers: int, gpu_layers: int, shares: Sequence[int], elsewhere: tuple[tuple[int, Elsewhere], ...] = ()
+    n_layers: int, gpu_layers: int, shares: Sequence[float], elsewhere: tuple[tuple[int, Elsewhere], ...] = ()
 ) -> Layout:
     """Return the layout for the last ``gpu_layers`` of all layers and the output, split over GPUs by shares."""
     on_gpus = min(gpu_layers, n_layers + 1) if shares else 0

@@ -14,7 +14,7 @@ from vramcalc.engines._ggml.scheduler import schedule
 from vramcalc.engines._ggml.tensor import CPU
 from vramcalc.engines._ggml.weights import Weight, Weights, device_total, host_total
 from vramcalc.formulas.kv_cache import cached_row_elements, state_elements
-from vramcalc.specs.model import Attention, Mixer, ModelSpec
+from vramcalc.specs.model import Attention, GroupedQueryAttention, Mixer, ModelSpec
 from vramcalc.units import round_up
 
 _LONGEST_PERIOD = 8
@@ -96,7 +96,8 @@ class Meter:
         kinds = self.model.layers.kinds.items()
         on_device = {name: layer_cache_bytes(kind.attention, run, on_device=True) for name, kind in kinds}
         on_host = {name: layer_cache_bytes(kind.attention, run, on_device=False) for name, kind in kinds}
-        for name, home in zip(self._kind_ids, layout.layers, strict=True):
+        for name, layer_home in zip(self._kind_ids, layout.layers, strict=True):
+            home = layer_home if run.kv_offload else CPU
             held[home] += (on_host if home == CPU else on_device)[name]
         return tuple(held)
 
@@ -104,7 +105,7 @@ class Meter:
         """Return the bytes of recurrent state by device."""
         held = [0] * (layout.n_devices + 1)
         for kind, home in zip(self.order, layout.layers, strict=True):
-            held[home] += layer_state_bytes(kind.mixer, run)
+            held[home if run.kv_offload else CPU] += layer_state_bytes(kind.mixer, run)
         return tuple(held)
 
     def compute_bytes(self, layout: Layout, run: Run) -> tuple[int, ...]:
@@ -117,8 +118,16 @@ class Meter:
             run.batch(self.model),
             layout.output,
             layout.n_devices,
-            layout.is_pipelined,
+            layout.is_pipelined and run.kv_offload,
         )
+
+    def count_nodes(self, run: Run) -> int:
+        """Return the entries of the whole model's graph, those included that take no memory of their own."""
+        layers = [PlacedLayer(kind, self.weights.layers[i], 0, 0) for i, kind in enumerate(self.order)]
+        graph = build(layers, run.batch(self.model), self._ends(0))
+        n_fused = sum(isinstance(k.attention, GroupedQueryAttention) and k.attention.fused for k in self.order)
+        reshaped = 2 * len(self.order) if run.n_streams > 1 else 0  # K and V of all streams as one
+        return len(graph.nodes) + len(graph.leafs) + reshaped + n_fused  # whose queries are scaled apart
 
     def _signature(self, index: int, home: int, away: Elsewhere) -> Hashable:
         if home != CPU and not away:
@@ -129,15 +138,23 @@ class Meter:
     def _simulate(
         self, placed: tuple[tuple[int, int, Elsewhere], ...], batch: Batch, output: int, n_devices: int, pipelined: bool
     ) -> tuple[int, ...]:
-        layers = [PlacedLayer(self.order[i], self.weights.layers[i], home, home, away) for i, home, away in placed]
-        ends = Ends(
+        layers = [
+            PlacedLayer(self.order[i], self.weights.layers[i], home, home if batch.kv_offload else CPU, away)
+            for i, home, away in placed
+        ]
+        plan = schedule(
+            build(layers, batch, self._ends(output)), n_devices, op_offload=batch.op_offload, pipeline=pipelined
+        )
+        return buffer_sizes(plan, n_devices)
+
+    def _ends(self, output: int) -> Ends:
+        return Ends(
             hidden_dim=self.model.hidden_dim,
             entrance=self.weights.entrance,
             output=self.weights.output,
             output_home=output,
             shared=self.weights.shared,
         )
-        return buffer_sizes(schedule(build(layers, batch, ends), n_devices, pipeline=pipelined), n_devices)
 
 
 def layer_cache_bytes(attention: Attention, run: Run, *, on_device: bool) -> int:

@@ -31,6 +31,8 @@ class Run(Struct, frozen=True, kw_only=True):
     flash_attention: bool = True
     swa_full: bool = False
     n_outputs: int | None = None  # rows of logits; None: one per slot
+    kv_offload: bool = True  # each layer caches where it lives; else all in host memory
+    op_offload: bool = True  # large batches are sent to a GPU even where the weights are in host memory
 
     @property
     def n_streams(self) -> int:
@@ -65,6 +67,8 @@ class Run(Struct, frozen=True, kw_only=True):
             k_format=self.k_format,
             v_format=self.v_format,
             flash_attention=self.flash_attention,
+            kv_offload=self.kv_offload,
+            op_offload=self.op_offload,
         )
 
     def with_context(self, total_context: int) -> "Run":

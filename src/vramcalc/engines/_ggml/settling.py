@@ -29,10 +29,12 @@ _CARD_WITHOUT_FLASH = (7, 2)
 
 def choose_format(setup: Setup, engine: str) -> str:
     """Return the mix to load. Raises ``RefusedError`` for a checkpoint's format, ``UnknownNameError`` for no format."""
-    asked = setup.weight_format
+    asked, stored = setup.weight_format, setup.model.stored
     if asked is None:
-        return setup.model.ollama_format or DEFAULT_FORMAT
+        return stored.format if stored else setup.model.ollama_format or DEFAULT_FORMAT
     name = asked.strip().lower()
+    if stored is not None and name == stored.format:
+        return name
     if scaled_format(name) is not None:
         raise RefusedError(
             f"{name} is no GGUF format, and {engine} reads GGUF files alone",
@@ -73,16 +75,21 @@ def uses_flash_attention(model: ModelSpec, gpus: tuple[GpuSpec, ...], workload: 
     """Return whether flash attention is on: as asked, else where every card and every head has a kernel."""
     if workload.flash_attention is not None:
         return workload.flash_attention
+    return cards_have_flash_attention(gpus) and all(
+        kind.attention.head_dim in _FLASH_HEAD_DIMS
+        for kind in model.layers.kinds.values()
+        if isinstance(kind.attention, GroupedQueryAttention)
+    )
+
+
+def cards_have_flash_attention(gpus: tuple[GpuSpec, ...]) -> bool:
+    """Return whether every CUDA card is of a generation with kernels for flash attention."""
     for gpu in gpus:
         if gpu.compute_capability is not None:
             major, minor = (int(part) for part in gpu.compute_capability.split("."))
             if (major, minor) < _OLDEST_FLASH_CARD or (major, minor) == _CARD_WITHOUT_FLASH:
                 return False
-    return all(
-        kind.attention.head_dim in _FLASH_HEAD_DIMS
-        for kind in model.layers.kinds.values()
-        if isinstance(kind.attention, GroupedQueryAttention)
-    )
+    return True
 
 
 def make_run(model: ModelSpec, gpus: tuple[GpuSpec, ...], workload: Workload) -> Run:
@@ -100,6 +107,8 @@ def make_run(model: ModelSpec, gpus: tuple[GpuSpec, ...], workload: Workload) ->
         v_format=v,
         flash_attention=flash_attention,
         swa_full=workload.swa_full,
+        kv_offload=workload.kv_offload,
+        op_offload=workload.op_offload,
     )
 
 

@@ -5,6 +5,8 @@ Source: llama.cpp 0c1e570, src/models/mamba.cpp, granite-hybrid.cpp, qwen3next.c
 
 from collections.abc import Iterator
 
+from vramcalc.engines._ggml.meter import Meter
+from vramcalc.engines._ggml.run import Run
 from vramcalc.errors import RefusedError
 from vramcalc.specs.model import (
     FullAttention,
@@ -21,6 +23,7 @@ from vramcalc.specs.model import (
 HANDLES = frozenset(  # of ModelSpec.features(); ``refuse_unknown`` looks closer
     {
         "audio tower",  # in a file of its own
+        "experts without gate",
         "gated attention output",
         "gated shared experts",
         "layers without MLP",
@@ -28,6 +31,10 @@ HANDLES = frozenset(  # of ModelSpec.features(); ``refuse_unknown`` looks closer
         "recurrent state",
     }
 )
+
+
+_LEAST_NODES, _NODES_PER_TENSOR = 1024, 8
+_TABLE_SIZES = (1031, 2053, 4099, 8209, 16_411, 32_771, 65_537, 131_101)  # primes after powers of two
 
 
 def refuse_unknown(model: ModelSpec, engine: str) -> None:
@@ -42,25 +49,36 @@ def refuse_unknown(model: ModelSpec, engine: str) -> None:
 
 
 def _beyond(kind: LayerKind, kinds: tuple[LayerKind, ...]) -> Iterator[str]:
+    if kind.n_norms == 0:
+        yield "norms without weights"
     yield from _beyond_mixing(kind, is_hybrid=any(other.mixer is not None for other in kinds))
-    if isinstance(kind.mlp, NoMlp) and not all(isinstance(other.mlp, NoMlp) for other in kinds):
+    if isinstance(kind.mlp, NoMlp) and not all(isinstance(other.mlp, NoMlp) for other in kinds) and not _splits(kinds):
         yield "layers without MLP beside others with one"
     yield from _beyond_gates(kind, is_delta=any(isinstance(other.mixer, GatedDelta) for other in kinds))
+
+
+def _splits(kinds: tuple[LayerKind, ...]) -> bool:
+    """Return whether every layer is one part alone: attention, mixer or MLP."""
+    parts = (
+        (not isinstance(k.attention, NoAttention), k.mixer is not None, not isinstance(k.mlp, NoMlp)) for k in kinds
+    )
+    return all(sum(present) == 1 for present in parts)
 
 
 def _beyond_mixing(kind: LayerKind, *, is_hybrid: bool) -> Iterator[str]:
     attention, mixer = kind.attention, kind.mixer
     if mixer is None:
         if isinstance(attention, NoAttention):
-            yield "layers of an MLP alone"
+            if not is_hybrid or not isinstance(kind.mlp, MoeMlp):
+                yield "layers of an MLP alone"
         elif is_hybrid and not isinstance(attention, FullAttention):
             yield f"{attention.kind} attention beside recurrent layers"
-    elif not isinstance(attention, NoAttention):
-        yield "attention and a recurrent mixer in one layer"
+    elif not isinstance(attention, NoAttention) and not isinstance(mixer, Mamba2):
+        yield f"attention and a {mixer.kind} mixer in one layer"
     elif not isinstance(mixer, Mamba2 | GatedDelta):
         yield f"{mixer.kind} layers"
-    elif isinstance(mixer, Mamba2) and (mixer.bias or not mixer.conv_bias or not mixer.norm):
-        yield "mamba2 layers with a bias of their own, or without a norm"
+    elif isinstance(mixer, Mamba2) and (mixer.bias or not mixer.conv_bias):
+        yield "mamba2 layers with a bias of their own"
 
 
 def _beyond_gates(kind: LayerKind, *, is_delta: bool) -> Iterator[str]:
@@ -73,3 +91,20 @@ def _beyond_gates(kind: LayerKind, *, is_delta: bool) -> Iterator[str]:
             yield "gated attention output without gated delta nets"
         elif attention.output_gate != expected:
             yield "attention without an output gate beside gated delta nets"
+
+
+def check_graph(meter: Meter, run: Run) -> None:
+    """Raise ``RefusedError`` where the graph outgrows the scheduler's table, at which the engine aborts.
+
+    Source: llama.cpp 0c1e570, src/llama-context.cpp (graph_max_nodes) and ggml/src/ggml.c (ggml_hash_size).
+    """
+    is_quantised = run.k_format.block_elements > 1 and run.v_format.block_elements > 1
+    if not is_quantised or run.n_streams == 1 or any(isinstance(kind.mixer, GatedDelta) for kind in meter.order):
+        return
+    wanted = max(_LEAST_NODES, _NODES_PER_TENSOR * meter.weights.n_tensors)
+    if meter.count_nodes(run) > next(size for size in _TABLE_SIZES if size >= wanted):
+        raise RefusedError(
+            f"llama.cpp aborts: {meter.model.name} with a quantised cache in {run.n_streams} streams needs a larger "
+            f"graph than it makes room for",
+            "keep the cache in f16, or take one pool for all slots: --kv-unified",
+        )

@@ -3,7 +3,7 @@
 Source: llama.cpp 0c1e570, src/llama-model.cpp and ggml/src/ggml-cuda; equal to the buffers the engine reports.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from math import prod
 
@@ -49,6 +49,19 @@ class Weights(Struct, frozen=True, dict=True):
     output: tuple[Weight, ...]
     shared: tuple[Weight, ...] = ()
 
+    def all(self) -> Iterator[Weight]:
+        """Yield the tensors of the file."""
+        yield from self.entrance
+        yield from self.shared
+        yield from (w for w in self.output if not w.is_copy)
+        for layer in self.layers:
+            yield from layer.values()
+
+    @property
+    def n_tensors(self) -> int:
+        """Tensors of the file."""
+        return sum(1 for _ in self.all())
+
     @cached_property
     def layer_bytes(self) -> tuple[int, ...]:
         """Bytes of each layer on a device."""
@@ -93,13 +106,14 @@ def host_total(weights: Iterable[Weight]) -> int:
 def _weight(group: TensorGroup, fmt: BlockFormat) -> Weight:
     *rows, columns = group.shape
     n_bytes = fmt.matrix_bytes(prod(rows) * group.copies, columns)
-    missing = -columns % _ROW_PADDING if fmt.block_elements > 1 else 0
-    padded = n_bytes + fmt.bytes_for(missing) if missing else n_bytes
+    shape = (*((group.copies,) if group.copies > 1 else ()), *group.shape)
+    return padded(group.name, group.role, shape, n_bytes, fmt)
+
+
+def padded(name: str, role: str, shape: tuple[int, ...], n_bytes: int, fmt: BlockFormat) -> Weight:
+    """Return a tensor with what host memory and a device add to it."""
+    missing = -shape[-1] % _ROW_PADDING if fmt.block_elements > 1 else 0
+    on_device = n_bytes + fmt.bytes_for(missing) if missing else n_bytes
     return Weight(
-        group.name,
-        group.role,
-        (*((group.copies,) if group.copies > 1 else ()), *group.shape),
-        n_bytes,
-        round_up(padded, _DEVICE_ALIGNMENT),
-        round_up(n_bytes, _HOST_ALIGNMENT),
+        name, role, shape, n_bytes, round_up(on_device, _DEVICE_ALIGNMENT), round_up(n_bytes, _HOST_ALIGNMENT)
     )

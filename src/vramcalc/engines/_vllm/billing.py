@@ -1,6 +1,6 @@
 """The lines of one rank's bill."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
@@ -10,15 +10,17 @@ from vramcalc.engines._vllm.pages import Reach
 from vramcalc.engines._vllm.pool import CachePlan
 from vramcalc.engines._vllm.rules import RuleSet, capability
 from vramcalc.engines._vllm.weights import RankWeights
-from vramcalc.ledger import HOST, Basis, Component, Line
+from vramcalc.engines.base import ALLOCATOR_ROUNDING
+from vramcalc.ledger import HOST, Basis, Component, Ledger, Line
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.units import MIB
 
 _CUBLAS_BYTES = 126 * MIB  # handles and workspaces on Hopper and data-centre Blackwell: 0.51 GiB in all on H100
 _CUBLAS_MAJORS = (9, 10)
-_SEEN_GROWTH = 70 * MIB, 560 * MIB  # without tensor parallelism, allocator slack of 0.09 GiB included
+_SEEN_GROWTH = 70 * MIB, 480 * MIB  # without tensor parallelism
 _GROWTH_WITHOUT_HEAD = 70 * MIB
-_SEEN_GROWTH_TP = 250 * MIB, 2360 * MIB
+_SEEN_LINKED = 2360 * MIB
+_GROWTH_UNLINKED = 200 * MIB, 563 * MIB, 800 * MIB  # 0.20 to 0.33 GiB in logs of RTX 2080 Ti, 4090 and 5090
 _LINKED_LOW = 2100 * MIB
 _NCCL_LINKED = 1044 * MIB, 360 * MIB, 1640 * MIB  # best, low, high
 _NCCL_PCIE = 390 * MIB, 350 * MIB, 645 * MIB
@@ -42,18 +44,34 @@ def weight_line(weights: RankWeights, offloaded_bytes: int) -> Line:
     for name, change in weights.changes.items():
         terms += f" {'+' if change > 0 else '-'} {name}"
         values[name] = abs(change)
+    loaded = weights.n_bytes + sum(weights.changes.values())
+    offloaded_bytes = min(offloaded_bytes, loaded)  # what the end of loading drops is not there to offload
     if offloaded_bytes:
         terms += " - offloaded"
         values["offloaded"] = offloaded_bytes
     return Line(
         component=Component.WEIGHTS,
         device="",
-        n_bytes=weights.n_bytes + sum(weights.changes.values()) - offloaded_bytes,
+        n_bytes=loaded - offloaded_bytes,
         basis=Basis.DERIVED,
         why="parameters of this rank with their scales, rope tables and what the end of loading changes",
         source=_CODE,
         formula=terms,
         values=values,
+    )
+
+
+def rounding_line(weights: RankWeights) -> Line:
+    """Return what the allocator adds to the weights; "Model loading took" prints both."""
+    return Line(
+        component=Component.UNACCOUNTED,
+        device="",
+        n_bytes=weights.rounding_bytes,
+        basis=Basis.DERIVED,
+        why="what PyTorch's allocator rounds the weights up by",
+        source="PyTorch, c10/cuda/CUDACachingAllocator.cpp",
+        formula=ALLOCATOR_ROUNDING,
+        values={ALLOCATOR_ROUNDING: weights.rounding_bytes},
     )
 
 
@@ -66,6 +84,20 @@ def host_line(offloaded_bytes: int) -> Line:
         basis=Basis.DERIVED,
         why="weights of all ranks read from host memory in every step",
         source="vLLM 0.33, config/offload.py",
+        formula="offloaded",
+        values={"offloaded": offloaded_bytes},
+    )
+
+
+def host_cache_line(offloaded_bytes: int) -> Line:
+    """Return what ``--kv-offloading-size`` keeps in host memory; the cache on the cards stays as it is."""
+    return Line(
+        component=Component.KV_CACHE,
+        device=HOST,
+        n_bytes=offloaded_bytes,
+        basis=Basis.EXACT,
+        why="cache of all ranks kept in host memory, as set",
+        source="vLLM 0.33, config/cache.py",
         formula="offloaded",
         values={"offloaded": offloaded_bytes},
     )
@@ -122,9 +154,9 @@ def activation_line(shape: StepShape, rules: RuleSet, *, is_measured: bool) -> L
     )
 
 
-def graph_line(shape: StepShape, n_layers: int, n_sizes: int, rules: RuleSet, *, is_measured: bool) -> Line:
+def graph_line(shape: StepShape, n_layers: int, sizes: Sequence[int], rules: RuleSet, *, is_measured: bool) -> Line:
     """Return the CUDA graphs: the engine's own estimate inside the budget from 0.21, as captured beside it before."""
-    figure = graph_memory(shape.model, n_layers, n_sizes, rules)
+    figure = graph_memory(shape, n_layers, sizes, rules)
     return _fitted(
         Component.COMPUTE_BUFFER,
         figure,
@@ -134,26 +166,25 @@ def graph_line(shape: StepShape, n_layers: int, n_sizes: int, rules: RuleSet, *,
     )
 
 
-def growth_line(gpu: GpuSpec, tensor_parallel: int, rules: RuleSet, *, has_head: bool) -> Line:
+def growth_line(gpu: GpuSpec, n_ranks: int, rules: RuleSet, *, has_head: bool) -> Line:
     """Return what grows outside PyTorch during the profile run: NCCL's and kernels' own memory.
 
-    Least on stages without the head, most where tensor parallelism runs over NVLink.
+    Least on stages without the head, most where ranks that share layers talk over NVLink.
     """
     linked = bool(gpu.nvlink_gb_per_s) and capability(gpu) >= _HOPPER
-    if tensor_parallel == 1:
+    if n_ranks == 1:
         best = rules.other_bytes_alone if has_head else _GROWTH_WITHOUT_HEAD
         low, high = _SEEN_GROWTH
     else:
-        best = rules.other_bytes_linked if linked else min(rules.other_bytes_linked, 563 * MIB)
-        low, high = _SEEN_GROWTH_TP
-        low = min(best, _LINKED_LOW) if linked else low
-    seen = gpu.vendor == "nvidia" and (tensor_parallel == 1 or linked)
+        best = rules.other_bytes_linked if linked else min(rules.other_bytes_linked, _GROWTH_UNLINKED[1])
+        low, high = (min(best, _LINKED_LOW), _SEEN_LINKED) if linked else (_GROWTH_UNLINKED[0], _GROWTH_UNLINKED[2])
+    seen = gpu.vendor == "nvidia" and (n_ranks == 1 or linked)
     figure = Figure("growth", {"growth": best}, best, min(low, best), high)
     return _fitted(
         Component.UNACCOUNTED,
         figure,
         Basis.FITTED if seen else Basis.ASSUMED,
-        "growth outside PyTorch while profiling; the high end with the allocator's rounding",
+        "growth outside PyTorch while profiling",
     )
 
 
@@ -172,6 +203,11 @@ def runtime_lines(gpu: GpuSpec, n_ranks: int) -> Iterator[Line]:
         yield _fitted(
             Component.RUNTIME, figure, basis, "buffers and process groups of NCCL (RCCL on AMD)", outside=True
         )
+
+
+def beside_cache(held: Ledger) -> int:
+    """Return the best figure of all of a device's lines that count against its budget but the cache."""
+    return held.inside_budget().without(Component.KV_CACHE, Component.STATE).n_bytes
 
 
 def _fitted(component: Component, figure: Figure, basis: Basis, why: str, *, outside: bool = False) -> Line:

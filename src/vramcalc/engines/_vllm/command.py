@@ -48,6 +48,8 @@ def _size_words(card: GpuSpec, workload: Workload) -> Iterator[str]:
         ("--max-num-seqs", ceiling, defaults.max_num_seqs),
         ("--max-num-batched-tokens", tokens, usual_tokens),
         ("--kv-cache-memory-bytes", workload.kv_cache_memory_bytes, None),
+        ("--block-size", workload.block_tokens, None),
+        ("--kv-offloading-size", -(-workload.kv_offload_bytes // GIB), 0),
         ("--cpu-offload-gb", -(-workload.cpu_offload_bytes // GIB), 0),
     )
     for flag, value, usual in sizes:
@@ -55,5 +57,9 @@ def _size_words(card: GpuSpec, workload: Workload) -> Iterator[str]:
             yield from (flag, str(value))
     if workload.expert_parallel:
         yield "--enable-expert-parallel"
+    if not workload.chunked_prefill:
+        yield "--no-enable-chunked-prefill"
+    if not workload.prefix_caching:
+        yield "--no-enable-prefix-caching"
     if workload.enforce_eager:
         yield "--enforce-eager"

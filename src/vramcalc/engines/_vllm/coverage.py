@@ -34,7 +34,7 @@ HANDLES: frozenset[str] = frozenset(  # of ModelSpec.features()
 )
 _SINCE_NEW_PLANNER = frozenset({"recurrent state", "indexer", "compressed attention"})
 _MIXED_IN_NVFP4 = _SINCE_NEW_PLANNER | {"values that are keys"}
-_INDEXER_MAJORS = (9, 10)
+_INDEXER_MAJORS = (9, 10, 12)
 _COMPRESSED_MAJOR = 9
 
 
@@ -85,7 +85,7 @@ def _refuse_recurrent(model: ModelSpec) -> None:
 
 
 def _refuse_sparse(model: ModelSpec, gpu: GpuSpec) -> None:
-    """Refuse what no sparse kernel serves: they are for Hopper and data-centre Blackwell, V4's seen on Hopper alone."""
+    """Refuse what no sparse kernel serves: they are for Hopper and Blackwell, V4's seen on Hopper alone."""
     attentions = _attentions(model)
     is_compressed = any(isinstance(a, CompressedAttention) for a in attentions)
     if not is_compressed and not has_indexer(model):
@@ -98,8 +98,9 @@ def _refuse_sparse(model: ModelSpec, gpu: GpuSpec) -> None:
     major = capability(gpu)[0]
     if major not in ((_COMPRESSED_MAJOR,) if is_compressed else _INDEXER_MAJORS):
         raise RefusedError(
-            f"no sparse attention of vLLM is known for {model.name} on {gpu.name}",
-            "take a Hopper card" if is_compressed else "take a Hopper or data-centre Blackwell card",
+            f"no sparse attention of vLLM is known for {model.name} on {gpu.name}; it stops with "
+            '"No valid attention backend found for cuda"',
+            "take a Hopper card" if is_compressed else "take a Hopper or Blackwell card",
         )
 
 

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from vramcalc.engines._vllm.rules import capability, default_dtype, refuse_fp8_cache, running_dtype
+from vramcalc.engines._vllm.rules import Capability, capability, default_dtype, refuse_fp8_cache, running_dtype
 from vramcalc.errors import RefusedError, UnknownNameError
 from vramcalc.formulas.recipes import RECIPES
 from vramcalc.formulas.weights import Storage, checkpoint_storage
@@ -50,7 +50,8 @@ def choose_format(model: ModelSpec, gpu: GpuSpec, asked: str | None) -> ChosenFo
     if capability(gpu) < least:
         asks = ".".join(map(str, least))
         raise RefusedError(
-            f"vLLM runs {name} from compute capability {asks}; {gpu.name} has {gpu.compute_capability}",
+            f"vLLM runs {name} from compute capability {asks}; {gpu.name} has {gpu.compute_capability}; it stops with "
+            f'"The quantization method is not supported for the current GPU. Minimum capability: {_joined(least)}."',
             "take bf16 or an int4 format, or a newer card",
         )
     if name == "nvfp4" and gpu.vendor == "amd":
@@ -77,6 +78,10 @@ def _refuse_foreign(name: str, fmt: ScaledFormat | None) -> None:
             f"vLLM does not load {name}: bitsandbytes support is no longer in its tree",
             "take awq-4bit, gptq-4bit, w4a16 or fp8",
         )
+
+
+def _joined(least: Capability) -> str:
+    return "".join(map(str, least))
 
 
 def cache_format(model: ModelSpec, gpu: GpuSpec, dtype: Dtype, workload: Workload) -> BlockFormat:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from vramcalc.engines._vllm.rules import ELEMENT_BYTES, Capability, block_tokens, has_indexer
+from vramcalc.errors import RefusedError
 from vramcalc.formulas.kv_cache import (
     cached_row_elements,
     compressed_rows,
@@ -45,7 +46,7 @@ _PAGE_MULTIPLE = 576  # what DeepSeek-V4's pages are rounded up to
 _SERIES_BLOCK = {True: 4, False: 8}  # of a compressor's ring, by whether its windows overlap
 _COMPRESSED_SCALE_GROUP = 64  # elements per scale of one byte
 _COMPRESSED_SCALES_MULTIPLE = 8
-_DELTA_CHUNK, _DELTA_MAJORS = 64, (9, 10)
+_DELTA_CHUNK, _DELTA_MAJORS = 64, (9, 10, 12)
 _STATE_BLOCKS = 2  # the running state and the one cached at the last whole block, in mode "align"
 
 
@@ -75,6 +76,8 @@ class CacheRules(Struct, frozen=True, kw_only=True):
     dtype: Dtype
     element_bytes: int  # of the cache
     tensor_parallel: int
+    block_tokens: int | None = None  # as asked
+    prefix_caching: bool = True
 
     @property
     def is_fp8(self) -> bool:
@@ -125,22 +128,37 @@ class CacheRules(Struct, frozen=True, kw_only=True):
             vLLM 0.33, platforms/interface.py, _align_hybrid_block_size.
         """
         kernel = block_tokens(self.model, attention, self.card, fp8_cache=self.is_fp8)
+        if self.block_tokens is not None:
+            if self.block_tokens % kernel:
+                raise RefusedError(
+                    f"vLLM's attention kernel for {self.model.name} takes blocks of {kernel} tokens and multiples, "
+                    f"not {self.block_tokens}",
+                    f"--block-size {round_up(self.block_tokens, kernel)}, or leave it out",
+                )
+            kernel = self.block_tokens
         if not self.state_bytes():
             return kernel
-        if any(_is_chunked_delta(kind.mixer, self.card) for kind in self.model.layers.kinds.values()):
+        if any(self._leaves_checkpoints(kind.mixer) for kind in self.model.layers.kinds.values()):
             kernel = max(kernel, _DELTA_CHUNK)
         return kernel * ceil_div(self.state_bytes(), kernel * self._row_bytes(attention))
 
     def _state_page(self, mixer: Mixer) -> Page:
         """Return the page of a state, padded to that of attention.
 
-        A request holds two, and a third where the prefill kernel leaves checkpoints on its way.
+        A request holds two, and a third where the prefill kernel leaves checkpoints on its way; one alone where no
+        prefix is kept for others.
         """
         attentions = [kind.attention for kind in self.model.layers.kinds.values()]
         pages = [self._attention_page(a) for a in attentions if isinstance(a, GroupedQueryAttention | LatentAttention)]
         widest = max(pages, key=lambda page: page.n_bytes)
-        span = _STATE_BLOCKS + (1 if isinstance(mixer, Mamba2) or _is_chunked_delta(mixer, self.card) else 0)
+        span = 1
+        if self.prefix_caching:
+            span = _STATE_BLOCKS + (1 if isinstance(mixer, Mamba2) or self._leaves_checkpoints(mixer) else 0)
         return Page(Reach.STATE, span, widest.block_tokens, widest.n_bytes)
+
+    def _leaves_checkpoints(self, mixer: Mixer | None) -> bool:
+        """Whether FlashInfer's prefill of the gated delta net runs, which works in chunks of 64 tokens."""
+        return self.prefix_caching and isinstance(mixer, GatedDelta) and self.card[0] in _DELTA_MAJORS
 
     def _state_bytes(self, mixer: Mixer) -> int:
         """Return the bytes of one state on a rank: the convolution in the model's dtype, the rest as configured.
@@ -160,11 +178,6 @@ class CacheRules(Struct, frozen=True, kw_only=True):
         """Return the bytes of the largest state before padding, 0 where there are none."""
         mixers = [kind.mixer for kind in self.model.layers.kinds.values() if kind.mixer is not None]
         return max((self._state_bytes(mixer) for mixer in mixers), default=0)
-
-
-def _is_chunked_delta(mixer: Mixer | None, card: Capability) -> bool:
-    """Whether FlashInfer's prefill of the gated delta net runs, which works in chunks of 64 tokens."""
-    return isinstance(mixer, GatedDelta) and card[0] in _DELTA_MAJORS
 
 
 def _indexer_key_bytes(attention: Attention) -> int:

@@ -1,6 +1,7 @@
 """Parallel sizes: what the user asked for or the engine's habit, and what the model's shape forbids."""
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vramcalc.engines._vllm.weights import EXPERT_MULTIPLE
 from vramcalc.errors import RefusedError
@@ -25,7 +26,14 @@ from vramcalc.units import round_up
 
 
 class Parallel(Struct, frozen=True, kw_only=True):
-    """Ranks are numbered replica by replica, stage by stage, tensor rank last."""
+    """Ranks are numbered replica by replica, stage by stage, tensor rank last.
+
+    Replicas copy all but the experts, which are spread over the ranks of a stage of all replicas together: a part of
+    each, or with ``whole_experts`` some of them in full.
+
+    Source:
+        vLLM 0.33, model_executor/layers/fused_moe/config.py, FusedMoEParallelConfig.
+    """
 
     tensor: int
     pipeline: int
@@ -36,6 +44,11 @@ class Parallel(Struct, frozen=True, kw_only=True):
     def n_ranks(self) -> int:
         """GPUs in use."""
         return self.tensor * self.pipeline * self.data
+
+    @property
+    def expert_ranks(self) -> int:
+        """Ranks that share the experts of a layer."""
+        return self.tensor * self.data
 
     def stages(self, n_layers: int) -> tuple[range, ...]:
         """Return the layers of each pipeline stage."""
@@ -55,19 +68,16 @@ def choose_parallel(model: ModelSpec, fmt: WeightFormat, machine: Machine, workl
 
     Nodes follow each other as pipeline stages. Raises ``RefusedError`` for what the model or machine cannot do.
     """
-    whole_experts = bool(workload.expert_parallel)
+    whole_experts = bool(workload.expert_parallel) and model.is_moe
     data = workload.data_parallel or 1
-    if data > 1 and model.is_moe:
-        raise RefusedError(
-            "data parallelism of a model with experts splits them over all replicas, which is not modelled",
-            "leave --dp out, or estimate one replica on its own GPUs",
-        )
     tensor, pipeline = workload.tensor_parallel, workload.pipeline_parallel
     if tensor is None and pipeline is None:
         tensor, pipeline = _habit(model, fmt, machine, data, whole_experts=whole_experts)
     elif tensor is None:
         tensor = 1
-    chosen = Parallel(tensor=tensor, pipeline=pipeline or 1, data=data, whole_experts=whole_experts and tensor > 1)
+    chosen = Parallel(
+        tensor=tensor, pipeline=pipeline or 1, data=data, whole_experts=whole_experts and tensor * data > 1
+    )
     if chosen.n_ranks > machine.n_gpus:
         raise RefusedError(
             f"TP {chosen.tensor} x PP {chosen.pipeline} x DP {data} needs {chosen.n_ranks} GPUs; there are "
@@ -78,42 +88,54 @@ def choose_parallel(model: ModelSpec, fmt: WeightFormat, machine: Machine, workl
         raise RefusedError(
             f"{model.name} has {model.layers.n_layers} layers, too few for PP {chosen.pipeline}", "lower --pp"
         )
-    reason = _why_not(model, fmt, chosen.tensor, whole_experts=chosen.whole_experts)
+    reason = _why_not(model, fmt, chosen)
     if reason:
-        raise RefusedError(f"TP {chosen.tensor} does not divide {model.name}: {reason}", "try a smaller --tp, or --pp")
+        sizes = f"TP {chosen.tensor}" + (f" x DP {data}" if data > 1 and model.is_moe else "")
+        raise RefusedError(f"{sizes} does not divide {model.name}: {reason}", _what_divides(model, fmt, chosen))
     return chosen
+
+
+def _what_divides(model: ModelSpec, fmt: WeightFormat, refused: Parallel) -> str:
+    """Return the next smaller TP that the model allows, and the same GPUs as pipeline stages."""
+    smaller = range(refused.tensor - 1, 0, -1)
+    found = next((n for n in smaller if not _why_not(model, fmt, replace(refused, tensor=n))), None)
+    stages = refused.tensor * refused.pipeline
+    words = [f"--tp {found}"] if found else []
+    if stages <= model.layers.n_layers and not _why_not(model, fmt, replace(refused, tensor=1)):
+        words.append(f"--pp {stages}")
+    return " or ".join(words) or "try a smaller --tp or --dp"
 
 
 def _habit(model: ModelSpec, fmt: WeightFormat, machine: Machine, data: int, *, whole_experts: bool) -> tuple[int, int]:
     n_gpus = max(1, machine.n_gpus // data)
     per_node = min(n_gpus, len(machine.gpus))
     nodes = n_gpus // per_node
-    if _why_not(model, fmt, per_node, whole_experts=whole_experts):
+    tried = Parallel(tensor=per_node, pipeline=nodes, data=data, whole_experts=whole_experts)
+    if _why_not(model, fmt, tried):
         return 1, per_node * nodes
     return per_node, nodes
 
 
-def _why_not(model: ModelSpec, fmt: WeightFormat, n_ranks: int, *, whole_experts: bool) -> str:
+def _why_not(model: ModelSpec, fmt: WeightFormat, parallel: Parallel) -> str:
     """Return what the ranks do not divide, or nothing.
 
     Source:
         vLLM 0.33, config/model.py, verify_with_parallel_config; the alignment checks of the quantised layers.
     """
-    if n_ranks == 1:
-        return ""
     for kind in model.layers.kinds.values():
-        uneven = _uneven_heads(kind, n_ranks)
+        uneven = _uneven_heads(kind, parallel.tensor)
         if uneven:
             return uneven
         of_experts = isinstance(kind.mlp, MoeMlp)
-        if isinstance(kind.mlp, NoMlp) or (of_experts and whole_experts):
+        n_ranks = parallel.expert_ranks if of_experts else parallel.tensor
+        if isinstance(kind.mlp, NoMlp) or n_ranks == 1 or (of_experts and parallel.whole_experts):
             continue
         if kind.mlp.ff_dim % n_ranks:
             return f"feed-forward width {kind.mlp.ff_dim}"
         if _breaks_groups(fmt, kind.mlp.ff_dim // n_ranks, of_experts=of_experts):
             return f"{kind.mlp.ff_dim // n_ranks} columns of a rank are no whole groups of {fmt.name}"
     padded = round_up(model.vocabulary, VOCABULARY_MULTIPLE)
-    return f"vocabulary {padded}" if padded % n_ranks else ""
+    return f"vocabulary {padded}" if padded % parallel.tensor else ""
 
 
 def _uneven_heads(kind: LayerKind, n_ranks: int) -> str:

@@ -7,21 +7,25 @@ from msgspec.structs import replace
 from vramcalc.engines._vllm.coverage import is_unmeasured
 from vramcalc.engines._vllm.formats import ChosenFormat
 from vramcalc.engines._vllm.parallel import Parallel
-from vramcalc.engines._vllm.rules import CUDA_13_LEAST, RuleSet, capability, serve_defaults
+from vramcalc.engines._vllm.rules import CUDA_13_LEAST, NATIVE_FP8, RuleSet, capability, serve_defaults
 from vramcalc.errors import RefusedError
+from vramcalc.specs.formats import FLOATS
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ChunkedAttention, CompressedAttention, ModelSpec, SlidingAttention
 from vramcalc.specs.placement import Placement
 from vramcalc.specs.workload import Workload
 
+_NATIVE_SINCE = {"fp8": NATIVE_FP8, "nvfp4": (10, 0), "mxfp4": (10, 0)}
+_QUANTISED_ON_LOADING = ("fp8",)
 _WINDOWED = SlidingAttention | ChunkedAttention | CompressedAttention
 
 
 def fill_in(model: ModelSpec, card: GpuSpec, rules: RuleSet, workload: Workload, parallel: Parallel) -> Workload:
     """Return the workload with vLLM's defaults. Raises ``RefusedError`` for what vLLM refuses.
 
-    Tokens per step are capped at sequences x context, and hold a whole context for encoders, whose prompts are not cut.
+    Tokens per step are capped at sequences x context, and hold a whole context where prompts are not cut: for encoders,
+    and without chunked prefill.
 
     Source:
         vLLM 0.33, engine/arg_utils.py; config/model.py and config/scheduler.py for the refusals.
@@ -31,7 +35,8 @@ def fill_in(model: ModelSpec, card: GpuSpec, rules: RuleSet, workload: Workload,
         raise RefusedError("a context needs at least one token", "give --context 1 or more")
     if context > model.context:
         raise RefusedError(
-            f"vLLM refuses a context of {context} tokens: {model.name} was trained on {model.context}",
+            f"vLLM refuses a context of {context} tokens: {model.name} was trained on {model.context}; it stops with "
+            f'"User-specified max_model_len ({context}) is greater than the derived max_model_len"',
             f"--context {model.context}",
         )
     defaults = serve_defaults(card)
@@ -39,15 +44,22 @@ def fill_in(model: ModelSpec, card: GpuSpec, rules: RuleSet, workload: Workload,
     ceiling = workload.max_num_seqs
     if ceiling is None:
         ceiling = max(min(defaults.max_num_seqs, workload.step_tokens or defaults.max_num_seqs), sequences)
-    tokens = workload.step_tokens or min(defaults.step_tokens, ceiling * context)
+    usual = defaults.step_tokens if workload.chunked_prefill else max(defaults.step_tokens, context)
+    tokens = workload.step_tokens or min(usual, ceiling * context)
     tokens = max(tokens, context) if model.is_encoder else tokens
     if workload.step_tokens is None and workload.max_num_seqs is None:
         tokens = max(tokens, ceiling)
     if min(sequences, ceiling, tokens) < 1:
         raise RefusedError("sequences and tokens per step must be at least 1", "give each a positive number")
+    if not workload.chunked_prefill and tokens < context:
+        raise RefusedError(
+            f"vLLM refuses {tokens} tokens per step for a context of {context} where prompts are not cut into chunks",
+            f"--step-tokens {context}, or leave --no-enable-chunked-prefill out",
+        )
     if tokens < ceiling:
         raise RefusedError(
-            f"vLLM refuses {tokens} tokens per step for {ceiling} sequences",
+            f"vLLM refuses {tokens} tokens per step for {ceiling} sequences; it stops with "
+            f'"max_num_batched_tokens ({tokens}) must be greater than or equal to max_num_seqs ({ceiling})."',
             "raise --step-tokens or lower --max-num-seqs",
         )
     return replace(
@@ -97,7 +109,8 @@ def write_notes(
     return (
         *_version_notes(rules),
         *_machine_notes(machine, settled),
-        *_model_notes(model, chosen, settled),
+        *_format_notes(model, min(machine.gpus, key=capability), chosen),
+        *_model_notes(model, settled),
     )
 
 
@@ -122,9 +135,20 @@ def _machine_notes(machine: Machine, settled: Workload) -> Iterator[str]:
         yield "no measured vLLM run on AMD backs the fitted terms; CUDA's rules are assumed"
 
 
-def _model_notes(model: ModelSpec, chosen: ChosenFormat, settled: Workload) -> Iterator[str]:
+def _format_notes(model: ModelSpec, card: GpuSpec, chosen: ChosenFormat) -> Iterator[str]:
     if model.dtype == "bf16" and chosen.dtype in ("f16", "f32") and chosen.name == chosen.dtype:
         yield f"the weights run in {chosen.dtype}"
+    native = _NATIVE_SINCE.get(chosen.name.partition("-")[0])
+    if native is not None and card.vendor == "nvidia" and capability(card) < native:
+        yield (
+            f"{chosen.name} runs weight-only here (Marlin kernels; native from compute capability "
+            f"{'.'.join(map(str, native))}): it saves memory, not time"
+        )
+    if chosen.name not in (*FLOATS, *_QUANTISED_ON_LOADING, model.checkpoint_format):
+        yield f"vLLM does not quantise to {chosen.name} as it loads: name a release of the model in that format"
+
+
+def _model_notes(model: ModelSpec, settled: Workload) -> Iterator[str]:
     if any(isinstance(kind.attention, _WINDOWED) for kind in model.layers.kinds.values()):
         yield (
             f"windowed layers also reserve cache for tokens in flight ({settled.step_tokens} per step): "

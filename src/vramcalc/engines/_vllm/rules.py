@@ -51,7 +51,26 @@ class RuleSet(Struct, frozen=True, kw_only=True):
         """
         return not self.reports_by_concurrency
 
+    @property
+    def expert_multiple(self) -> int:
+        """What the Triton kernel of mxfp4 rounds a rank's share of an expert up to."""
+        return 64 if self.reports_by_concurrency else 256
 
+    @property
+    def pads_scales(self) -> bool:
+        """Whether scales of padded mxfp4 experts are padded too.
+
+        Inferred from gpt-oss on H100: 20B takes 13.47 GiB on 0.11, 120B 64.38 on 0.11 and 0.14, more on 0.19.
+        """
+        return self.version != _FIRST
+
+    @property
+    def words_of_2026(self) -> bool:
+        """Whether errors name the device and say "model's", and GiB are printed without trailing zeros."""
+        return self.graphs_in_budget
+
+
+_FIRST = "0.11"
 _SHARE_090, _SHARE_092 = Fraction(90, 100), Fraction(92, 100)
 
 # Sources: H100 logs of vLLM 0.11 (docs image), 0.15 and 0.17 to 0.19 published by llm-d-planner; the graph estimate
@@ -68,7 +87,7 @@ RULE_SETS = tuple(
         reports_by_concurrency=reports,
     )
     for version, share, graphs, sampler, alone, linked, reports in (
-        ("0.11", _SHARE_090, False, 72, 133, 563, False),
+        (_FIRST, _SHARE_090, False, 72, 133, 563, False),
         ("0.17", _SHARE_090, False, 25, 133, 563, False),
         ("0.18", _SHARE_090, False, 25, 256, 2130, False),
         ("0.19", _SHARE_090, False, 25, 256, 2130, False),
@@ -180,15 +199,15 @@ def serve_defaults(gpu: GpuSpec) -> ServeDefaults:
     return ServeDefaults(2048, 256)
 
 
-def n_graph_sizes(model: ModelSpec, card: Capability, max_num_seqs: int) -> int:
-    """Return how many batch sizes are captured as CUDA graphs: 1, 2, 4, by 8 below 256, by 16 up to the largest.
+def graph_sizes(model: ModelSpec, card: Capability, max_num_seqs: int) -> tuple[int, ...]:
+    """Return the batch sizes captured as CUDA graphs: 1, 2, 4, by 8 below 256, by 16 up to the largest.
 
     Source:
         vLLM 0.33, config/vllm.py, _set_cudagraph_sizes; gpt-oss asks for 1024 in model_executor/models/config.py.
     """
     most = 1024 if card[0] == _BLACKWELL else 512
     largest = 1024 if has_sinks(model) else min(2 * max_num_seqs, most)
-    return len([size for size in (1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16)) if size <= largest])
+    return tuple(size for size in (1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16)) if size <= largest)
 
 
 def _needs_triton(model: ModelSpec, card: Capability) -> bool:
@@ -209,8 +228,11 @@ def refuse_fp8_cache(model: ModelSpec, gpu: GpuSpec) -> None:
     card = capability(gpu)
     latent = any(isinstance(kind.attention, LatentAttention) for kind in model.layers.kinds.values())
     if card < NATIVE_FP8 and (latent or _needs_triton(model, card)):
+        backend = "Triton MLA" if latent else "Triton attention"
+        quoted = f"FP8 KV cache is not supported by the {backend} backend on {gpu.name}"
         raise RefusedError(
-            f"vLLM keeps no fp8 cache of {model.name} on {gpu.name}: its Triton kernel needs compute capability 8.9",
+            f"vLLM keeps no fp8 cache of {model.name} on {gpu.name}: its Triton kernel needs compute capability 8.9; "
+            f'it stops with "{quoted} (compute capability {gpu.compute_capability})"',
             "leave --kv-type to the engine, or take an Ada, Hopper or Blackwell card",
         )
 

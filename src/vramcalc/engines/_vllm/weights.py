@@ -10,6 +10,7 @@ from math import prod
 from msgspec import Struct
 from msgspec.structs import replace
 
+from vramcalc.engines._vllm.allocator import Held, rounding_bytes
 from vramcalc.engines._vllm.rules import (
     ELEMENT_BYTES,
     Capability,
@@ -26,7 +27,6 @@ from vramcalc.specs.model import (
     Attention,
     Dtype,
     GroupedQueryAttention,
-    LatentAttention,
     Mamba2,
     Mixer,
     ModelSpec,
@@ -35,9 +35,10 @@ from vramcalc.specs.model import (
 )
 from vramcalc.units import round_up
 
-LAYER_SCALES_BYTES = 24  # q, k, v and output scales of each attention layer and their host copies
+LAYER_SCALES_BYTES = 24  # of each attention layer: scales of q, k, v and the output
+_SPARE_SCALES_BYTES = 8  # of these, what the end of loading frees where tokens are not quantised too
+_QUANTISED_STEPS = ("fp8", "int8")
 EXPERT_MULTIPLE = 128  # a rank's share of an expert, as the int4 and nvfp4 kernels want it
-_ROPE_BYTES = 2
 _HOPPER = 9
 _LATENT = ("attn_k_b", "attn_v_b")
 _INT4 = frozenset({"awq-4bit", "gptq-4bit"})
@@ -59,7 +60,6 @@ _KEPT = frozenset(  # what no method quantises
 _GROUPED = frozenset({"ssm_in", "ssm_conv1d", "ssm_conv1d.bias"})  # tensors that hold Mamba-2's B and C
 _F32_PARTS = ("hc_", "output_hc_", "indexer.k_norm")
 _F32_NAMES = frozenset({"ssm_a", "ffn_gate_tid2eid"})
-_WORKSPACE_BYTES = 8_433_672
 _BOTH_ENDS = "qwen"  # families whose model class, where it has experts, keeps embedding and head on every stage
 
 
@@ -68,6 +68,7 @@ class RankWeights(Struct, frozen=True):
 
     parts: Mapping[str, int]
     changes: Mapping[str, int]
+    rounding_bytes: int = 0  # what the allocator adds, as the tensors are loaded
 
     @property
     def n_bytes(self) -> int:
@@ -89,27 +90,35 @@ class WeightRules(Struct, frozen=True, kw_only=True):
     expert_multiple: int  # what the mxfp4 kernel rounds a rank's share of an expert up to
     hidden_multiple: int
     copies_latent: bool
+    pads_scales: bool = True  # padded experts have padded scales too
 
-    def stages(self, tensor_parallel: int, pipeline_parallel: int, *, whole_experts: bool) -> tuple[RankWeights, ...]:
+    def stages(
+        self, tensor_parallel: int, pipeline_parallel: int, *, expert_ranks: int, whole_experts: bool
+    ) -> tuple[RankWeights, ...]:
         """Return the weights of a rank for each pipeline stage; the ranks of a stage are alike."""
         ranges = stage_layers(self.model.layers.n_layers, pipeline_parallel)
         parts: list[dict[str, int]] = [{} for _ in ranges]
         changes: list[dict[str, int]] = [{} for _ in ranges]
         order = self.model.layers.order()
+        held: list[Held] = []
         for group, stored in self._stored():
             kind = self.model.layers.kinds[order[group.layers[0]]] if group.layers else None
             heads = Heads.of(kind.attention) if kind else None
             whole = _with_copied_groups(group, kind.mixer if kind else None, tensor_parallel)
-            share = self._on_rank(whole, heads, tensor_parallel, whole_experts=whole_experts)
+            n_ranks = expert_ranks if group.role == "experts" else tensor_parallel
+            share = self._on_rank(whole, heads, n_ranks, whole_experts=whole_experts)
             if kind and group.name == "attn_k" and _values_are_keys(kind.attention):
                 share = replace(share, copies=2 * share.copies)  # vLLM gives V a matrix of its own, equal to K's
             fmt = stored if isinstance(stored, ScaledFormat) and group.name not in _KEPT else None
             n_bytes, (name, change) = self._stack_bytes(share, fmt), self._change(share, fmt)
-            for stage, times in enumerate(self._times_on(group, ranges)):
+            held.append(Held(share, self._parts(share, fmt, n_bytes), self._times_on(group, ranges)))
+            for stage, times in enumerate(held[-1].times):
                 _add(parts[stage], group.role, n_bytes * times)
                 _add(changes[stage], name, change * times)
-        self._add_buffers(parts, ranges)
-        return tuple(RankWeights(p, c) for p, c in zip(parts, changes, strict=True))
+        self._add_buffers(parts, changes, ranges)
+        tables = [self._table_bytes(table) for table in self.model.rope_tables]
+        rounding = [rounding_bytes(held, stage, layers, tables) for stage, layers in enumerate(ranges)]
+        return tuple(map(RankWeights, parts, changes, rounding))
 
     def _stored(self) -> Iterator[tuple[TensorGroup, WeightFormat]]:
         for group in tensor_groups(self.model):
@@ -126,20 +135,23 @@ class WeightRules(Struct, frozen=True, kw_only=True):
             group = replace(group, split=Split.COLUMN)
         return on_rank(group, heads, n_ranks, whole_experts=whole_experts)
 
-    def _add_buffers(self, parts: list[dict[str, int]], ranges: Iterable[range]) -> None:
+    def _add_buffers(self, parts: list[dict[str, int]], changes: list[dict[str, int]], ranges: Iterable[range]) -> None:
         """Add the rope tables, which every rank keeps in full, and the scales of its attention layers.
 
         gpt-oss keeps its table in f32 (model_executor/models/gpt_oss.py); others in the model's dtype unless stated.
         """
         order, kinds = self.model.layers.order(), self.model.layers.kinds
-        tables = sum(table.positions * table.dim * self._rope_bytes(table) for table in self.model.rope_tables)
-        for part, layers in zip(parts, ranges, strict=True):
+        tables = sum(map(self._table_bytes, self.model.rope_tables))
+        for part, change, layers in zip(parts, changes, ranges, strict=True):
             _add(part, "rope_tables", tables)
             attending = sum(not isinstance(kinds[order[layer]].attention, NoAttention) for layer in layers)
             _add(part, "layer_scales", LAYER_SCALES_BYTES * attending)
+            if not self.storage.fmt.name.startswith(_QUANTISED_STEPS):
+                _add(change, "dropped_scales", -_SPARE_SCALES_BYTES * attending)
 
-    def _rope_bytes(self, table: RopeTable) -> int:
-        return ELEMENT_BYTES["f32"] if has_sinks(self.model) or table.dtype == "f32" else _ROPE_BYTES
+    def _table_bytes(self, table: RopeTable) -> int:
+        is_f32 = has_sinks(self.model) or table.dtype == "f32"
+        return table.positions * table.dim * ELEMENT_BYTES["f32" if is_f32 else self.dtype]
 
     def _times_on(self, group: TensorGroup, ranges: tuple[range, ...]) -> list[int]:
         """Return how many layers' worth of the group each stage holds: embedding first, norm and head last."""
@@ -161,9 +173,21 @@ class WeightRules(Struct, frozen=True, kw_only=True):
             is_f32 = _takes_4_bytes(group) or (group.role == "router" and family_starts(self.model, _F32_ROUTERS))
             return prod(group.shape) * ELEMENT_BYTES["f32" if is_f32 else self.dtype] * group.copies
         one = self._regrouped(group, fmt).matrix_bytes(prod(rows), columns)
+        if not self.pads_scales and (*rows, columns) != group.shape:
+            scaled = prod(rows) * columns - prod(group.shape)  # elements without scales
+            one -= scaled // fmt.group_columns * fmt.group_bits // 8
         if group.role == "experts" and fmt.method == "gptq" and not self._has_narrow_experts(group):
             one += rows[0] * ELEMENT_BYTES[self.dtype]  # a bias per expert matrix, dropped when loading ends
         return one * group.copies
+
+    def _parts(self, group: TensorGroup, fmt: ScaledFormat | None, n_bytes: int) -> tuple[int, ...]:
+        """Return the bytes of the elements, the scales and the zeros, which are tensors of their own."""
+        if fmt is None:
+            return (n_bytes,)
+        *rows, columns = self._padded(group, fmt).shape
+        elements = prod((*rows, columns)) * group.copies * fmt.element_bits // 8
+        zeros = self._regrouped(group, fmt).zeros_bytes(prod(rows), columns) * group.copies
+        return elements, n_bytes - elements - zeros, zeros
 
     def _regrouped(self, group: TensorGroup, fmt: ScaledFormat) -> ScaledFormat:
         """Return the format of a group: expert shares that 128 does not divide take smaller scale groups."""
@@ -243,27 +267,6 @@ def _takes_4_bytes(group: TensorGroup) -> bool:
     is_correction = group.name == "ffn_gate_inp.bias" and not group.is_parameter
     is_named = group.name in _F32_NAMES or group.name.startswith(_F32_PARTS) or group.name.endswith("_ape")
     return is_correction or is_named
-
-
-def step_buffers(model: ModelSpec, layers: range, step_tokens: int, dtype: Dtype) -> dict[str, int]:
-    """Return what a rank's model classes allocate beside their weights for the tokens of a step.
-
-    Indexers keep the tokens they chose and a workspace per layer; Qwen3-VL the visual inputs of each deepstack level.
-
-    Source:
-        vLLM 0.33's model classes at 8192 tokens per step and 1024 sequences: top_k x tokens x 4 once; 8433672 bytes in
-        each layer of DeepSeek-V3.2 and GLM-5; no workspace in DeepSeek-V4's; models/qwen3_vl.py.
-    """
-    levels = sum(t.count // 2 for t in model.extra_tensors if t.name == "mm.deepstack.norm")  # weight and bias of each
-    order, kinds = model.layers.order(), model.layers.kinds
-    held = [kinds[order[layer]].attention for layer in layers]
-    choosing = [a for a in held if not isinstance(a, NoAttention) and a.indexer is not None]
-    most = max((a.indexer.top_k for a in choosing if a.indexer is not None), default=0)
-    buffers: dict[str, int] = {}
-    _add(buffers, "deepstack_inputs", levels * step_tokens * model.hidden_dim * ELEMENT_BYTES[dtype])
-    _add(buffers, "chosen_tokens", most * step_tokens * ELEMENT_BYTES["f32"])
-    _add(buffers, "indexer_workspaces", _WORKSPACE_BYTES * sum(isinstance(a, LatentAttention) for a in choosing))
-    return buffers
 
 
 def _expert_share(group: TensorGroup) -> int:

@@ -1,0 +1,1 @@
+"""Ollama's own rules around llama-server: its scheduler, its environment, what its tools print."""
