@@ -27,7 +27,7 @@ def one_width(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 EXPERTS: Names = {"num_experts": "num_local_experts"}
 ROUTED: Names = {"num_experts": "n_routed_experts"}
-_LLAMA = Dialect(family="llama", mha=True, qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias")
+LLAMA = Dialect(family="llama", mha=True, qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias")
 _QWEN2_VL = Dialect(family="qwen2", layer_order="upper_window", qkv_bias=True)
 _QWEN3 = Dialect(
     family="qwen3",
@@ -146,13 +146,13 @@ GRANITE_HARMLESS = words("attention_multiplier embedding_multiplier logits_scali
 
 DECODERS: Mapping[str, Dialect] = {
     "llama": replace(
-        _LLAMA,
+        LLAMA,
         must_be_off=("qk_layer_norms", "use_resampler"),  # SmolVLM's text model, and what goes with them
         harmless=words("is_llama_config perceiver_config pixel_shuffle_factor rope_interleaved"),
     ),
-    "mistral": replace(_LLAMA, family="mistral", mha=False, layer_order="window", gguf_window=False),
-    "granite": replace(_LLAMA, family="granite", harmless=GRANITE_HARMLESS),
-    "nemotron-nas": replace(_LLAMA, family="nemotron", layer_order="blocks", mlp_order="order"),
+    "mistral": replace(LLAMA, family="mistral", mha=False, layer_order="window", gguf_window=False),
+    "granite": replace(LLAMA, family="granite", harmless=GRANITE_HARMLESS),
+    "nemotron-nas": replace(LLAMA, family="nemotron", layer_order="blocks", mlp_order="order"),
     "mixtral": _MIXTRAL,
     "qwen2": Dialect(family="qwen2", layer_order="upper_window", qkv_bias=True),
     "qwen2_moe": Dialect(
@@ -187,12 +187,12 @@ DECODERS: Mapping[str, Dialect] = {
         must_be_off=("attention_bias",),
         harmless=words("full_attn_mod interpolate_factor lm_head_bias"),
     ),
-    "olmo2": replace(_LLAMA, family="olmo", qk_norm="whole"),
+    "olmo2": replace(LLAMA, family="olmo", qk_norm="whole"),
     "olmo3": replace(
-        _LLAMA, family="olmo", qk_norm="whole", layer_order="types", interval=("sliding_window_pattern", 4)
+        LLAMA, family="olmo", qk_norm="whole", layer_order="types", interval=("sliding_window_pattern", 4)
     ),
     "olmoe": replace(
-        _LLAMA,
+        LLAMA,
         family="olmo",
         names={"moe_intermediate_size": "intermediate_size"},
         qk_norm="whole",
@@ -200,7 +200,7 @@ DECODERS: Mapping[str, Dialect] = {
         must_be_off=("clip_qkv",),
     ),
     "smollm3": replace(
-        _LLAMA,
+        LLAMA,
         mha=False,
         family="smollm",
         layer_order="upper_window",

@@ -9,17 +9,16 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from vramcalc.sources._config_decoders import GRANITE_HARMLESS, LLAMA
 from vramcalc.sources._config_dialect import Dialect, words
 
 Raw = dict[str, Any]
-_LLAMA = Dialect(family="llama", qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias")
 _GLM = Dialect(
     family="glm",
     defaults={"head_dim": 128, "attention_bias": True, "num_key_value_heads": 2},
     qkv_bias="attention_bias",
     fused_mlp=True,
 )
-_GRANITE_SCALES = words("attention_multiplier embedding_multiplier logits_scaling residual_multiplier")
 
 
 def pattern_as_number(raw: Mapping[str, Any]) -> Raw:
@@ -106,7 +105,7 @@ DENSE: Mapping[str, Dialect] = {
         must_be={"qk_norm": True},
         must_be_off=("mlp_bias", "post_norm"),
     ),
-    "arcee": replace(_LLAMA, family="arcee", mlp="plain"),
+    "arcee": replace(LLAMA, family="arcee", mlp="plain"),
     "helium": Dialect(
         family="helium",
         restate=_attention_width,
@@ -124,12 +123,18 @@ DENSE: Mapping[str, Dialect] = {
         output_bias="attention_bias",
         harmless=words("final_logit_softcapping"),
     ),
-    "internlm3": replace(_LLAMA, family="internlm", must_be_off=("bias", "qkv_bias")),
+    "internlm3": replace(
+        LLAMA,
+        family="internlm",
+        mha=False,
+        defaults={"head_dim": 128, "num_key_value_heads": 2},
+        must_be_off=("bias", "qkv_bias"),
+    ),
     "hyperclovax": replace(
-        _LLAMA, family="hyperclovax", n_norms="n_norms", restate=_post_norms, harmless=_GRANITE_SCALES
+        LLAMA, family="hyperclovax", n_norms="n_norms", restate=_post_norms, harmless=GRANITE_HARMLESS
     ),
     "hunyuan_v1_dense": replace(
-        _LLAMA,
+        LLAMA,
         family="hunyuan",
         qk_norm="per_head",
         must_be={"use_qk_norm": True, "use_cla": False},
@@ -147,8 +152,9 @@ DENSE: Mapping[str, Dialect] = {
         mlp_bias="mlp_bias",
     ),
     "cwm": replace(
-        _LLAMA,
+        LLAMA,
         family="cwm",
+        mha=False,
         defaults={"head_dim": 128, "num_key_value_heads": 8},
         layer_order="types",
         interval=("sliding_window_pattern", 4),

@@ -135,7 +135,7 @@ def nested(raw: dict[str, Any]) -> dict[str, Any]:
 ARCHITECTURES: Names = {"DeepseekV4ForCausalLM": "deepseek_v4"}
 
 # What llama.cpp calls the model of a text config's type; a type that is not here it does not run.
-# Source: llama.cpp, src/llama-arch.cpp and convert_hf_to_gguf.py.
+# Source: llama.cpp, src/llama-arch.cpp and conversion/.
 GGUF_ARCHITECTURES: Names = {
     "llama": "llama",
     "mistral": "llama",
@@ -209,6 +209,10 @@ GGUF_ARCHITECTURES: Names = {
     "afmoe": "afmoe",
     "hunyuan_v1_dense": "hunyuan-dense",
     "hy_v3": "hy_v3",
+    "internlm3": "llama",
+    "solar_open": "glm4moe",
+    "youtu": "deepseek2",
+    "camembert": "bert",
     "jais2": "jais2",
     "bitnet": "bitnet",
     "granitemoe": "granitemoe",
@@ -225,8 +229,8 @@ GGUF_ARCHITECTURES: Names = {
 }
 
 
-def gguf_architecture(text_type: str, *, has_experts: bool) -> str | None:
-    """Return what llama.cpp calls a model; Nemotron-H goes by whether it has experts."""
+def gguf_architecture(text_type: str, *, has_experts: bool) -> str:
+    """Return what llama.cpp calls a model, "none" where it has none; Nemotron-H goes by whether it has experts."""
     if text_type == "nemotron_h":
         return "nemotron_h_moe" if has_experts else "nemotron_h"
-    return GGUF_ARCHITECTURES.get(text_type)
+    return GGUF_ARCHITECTURES.get(text_type, "none")
