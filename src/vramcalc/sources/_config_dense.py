@@ -161,11 +161,4 @@ DENSE: Mapping[str, Dialect] = {
         must_be_off=("attention_bias",),
     ),
     "bitnet": Dialect(family="bitnet", qkv_bias="attention_bias", output_bias="attention_bias", extras=_sub_norms),
-    "youtu": Dialect(
-        family="youtu",
-        tied=True,
-        attention="latent",
-        must_be_off=("attention_bias", "mlp_bias"),
-        harmless=words("num_key_value_heads head_dim qk_head_dim embedding_initializer_range"),
-    ),
 }

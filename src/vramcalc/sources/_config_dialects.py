@@ -8,10 +8,11 @@ from vramcalc.sources._config_dense import DENSE
 from vramcalc.sources._config_dialect import Dialect, Envelope, Names, words
 from vramcalc.sources._config_encoders import ENCODERS
 from vramcalc.sources._config_hybrids import HYBRIDS
+from vramcalc.sources._config_latent import LATENT
 from vramcalc.sources._config_older import OLDER
 from vramcalc.sources._config_sparse import SPARSE
 
-DIALECTS: Mapping[str, Dialect] = {**DECODERS, **DENSE, **SPARSE, **OLDER, **HYBRIDS, **ENCODERS}
+DIALECTS: Mapping[str, Dialect] = {**DECODERS, **DENSE, **LATENT, **SPARSE, **OLDER, **HYBRIDS, **ENCODERS}
 
 _IMAGE_TOKENS = words(
     "image_token_id image_token_index video_token_id video_token_index vision_end_token_id vision_start_token_id "

@@ -1,13 +1,12 @@
 """Which kind of layer stands where, by the rule of the dialect."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from vramcalc.sources._config_dialect import Dialect, MlpOrder, Order
+from vramcalc.sources._config_dialect import Dialect, Order
 from vramcalc.sources._config_keys import Keys
+from vramcalc.sources._config_places import MLPS, Place
 
 _TYPES = {  # as configs call them -> as we do
     "full_attention": "full",
@@ -27,21 +26,6 @@ _COMPRESSED = {"sliding_attention": 0, "compressed_sparse_attention": 4, "heavil
 _INDEXED = ("deepseek_sparse_attention", "indexed_attention")
 
 
-class Place(Struct, frozen=True):
-    """What stands in one layer: our names of its attention and MLP, and what differs from the other layers."""
-
-    attention: str  # full, sliding, chunked, linear, hybrid, sparse, none
-    mlp: str = "dense"  # dense, moe, hashed, none
-    n_heads: int | None = None
-    n_kv_heads: int | None = None
-    head_dim: int | None = None
-    ff_dim: int | None = None
-    indexed: bool = True  # has an indexer of its own, where the dialect has indexers
-    shares_cache: bool = False
-    ratio: int | None = None
-    n_norms: int | None = None
-
-
 def layer_places(keys: Keys, dialect: Dialect) -> list[Place]:
     """Return what stands in each layer."""
     if dialect.layer_order == "nemotron":
@@ -50,7 +34,7 @@ def layer_places(keys: Keys, dialect: Dialect) -> list[Place]:
     if not 0 < n_layers <= 4096:  # noqa: PLR2004 - as LayerStack has it
         raise keys.error("num_hidden_layers", f"is no number of layers: {n_layers}")
     places = _ORDERS[dialect.layer_order](keys, dialect, n_layers)
-    return _MLPS[dialect.mlp_order](keys, places)
+    return MLPS[dialect.mlp_order](keys, places)
 
 
 def _typed(keys: Keys, key: str, value: object) -> str:
@@ -244,79 +228,6 @@ def _compressed(keys: Keys, _: Dialect, n: int) -> list[Place]:
     return [Place("compressed", ratio=_RATIOS[ratio]) for ratio in ratios]
 
 
-def _all(mlp: str) -> Callable[[Keys, list[Place]], list[Place]]:
-    return lambda _, places: [replace(place, mlp=mlp) for place in places]
-
-
-def _as_ordered(_: Keys, places: list[Place]) -> list[Place]:
-    return places
-
-
-def _with_experts(places: list[Place], where: Callable[[int], object]) -> list[Place]:
-    return [replace(place, mlp="moe" if where(i) else "dense") for i, place in enumerate(places)]
-
-
-def _moe(keys: Keys, places: list[Place]) -> list[Place]:
-    return _with_experts(places, lambda _: keys.count("num_experts"))
-
-
-def _first_dense(keys: Keys, places: list[Place]) -> list[Place]:
-    n = len(places)
-    frequency = keys.get("moe_layer_freq", 1)
-    stated = keys.items("mlp_layer_types", n)
-    if stated is not None:
-        for kind in stated:
-            if kind not in ("dense", "sparse"):
-                raise keys.error("mlp_layer_types", f"has an unknown layer type: {kind!r:.80}")
-        keys.ignore("first_k_dense_replace")
-        return _with_experts(places, lambda i: stated[i] == "sparse")
-    if isinstance(frequency, list):
-        each: list[Any] = keys.items("moe_layer_freq", n) or []
-        keys.ignore("first_k_dense_replace")
-        return _with_experts(places, lambda i: each[i])
-    first, every = keys.count("first_k_dense_replace"), keys.count("moe_layer_freq", 1)
-    if not every:
-        raise keys.error("moe_layer_freq", "is zero")
-    return _with_experts(places, lambda i: i >= first and i % every == 0)
-
-
-def _span(keys: Keys, places: list[Place]) -> list[Place]:
-    """ERNIE 4.5: every so many layers from the first to the last with experts; -1 is the last of all."""
-    every, first, last = keys.count("moe_layer_interval", 1), keys.count("moe_layer_start_index", 1), len(places) - 1
-    if keys.get("moe_layer_end_index", -1) != -1:
-        last = keys.count("moe_layer_end_index")
-    if not every:
-        raise keys.error("moe_layer_interval", "is zero")
-    return _with_experts(places, lambda i: first <= i <= last and (i + 1) % every == 0)
-
-
-def _sparse_step(keys: Keys, places: list[Place]) -> list[Place]:
-    step, dense = keys.count("decoder_sparse_step", 1), keys.items("mlp_only_layers") or []
-    has_experts = keys.count("num_experts") > 0
-    return _with_experts(places, lambda i: has_experts and step and i not in dense and (i + 1) % step == 0)
-
-
-def _interleaved(keys: Keys, places: list[Place]) -> list[Place]:
-    step = keys.count("interleave_moe_layer_step", 1)
-    stated = keys.items("moe_layers")
-    if not step:
-        raise keys.error("interleave_moe_layer_step", "is zero")
-    chosen = range(step - 1, len(places), step) if stated is None else stated
-    return _with_experts(places, lambda i: i in chosen)
-
-
-def _hashed(keys: Keys, places: list[Place]) -> list[Place]:
-    stated = keys.items("mlp_layer_types", len(places))
-    n = keys.count("num_hash_layers", 3)
-    if stated is not None:
-        names = {"hash_moe": "hashed", "moe": "moe"}
-        for kind in stated:
-            if str(kind) not in names:
-                raise keys.error("mlp_layer_types", f"has an unknown layer type: {kind!r:.80}")
-        return [replace(place, mlp=names[kind]) for place, kind in zip(places, stated, strict=True)]
-    return [replace(place, mlp="hashed" if i < n else "moe") for i, place in enumerate(places)]
-
-
 _ORDERS: Mapping[Order, Callable[[Keys, Dialect, int], list[Place]]] = {
     "uniform": _uniform,
     "bidirectional": _bidirectional,
@@ -328,14 +239,4 @@ _ORDERS: Mapping[Order, Callable[[Keys, Dialect, int], list[Place]]] = {
     "kimi": _kimi,
     "compressed": _compressed,
     "listed": _listed,
-}
-_MLPS: Mapping[MlpOrder, Callable[[Keys, list[Place]], list[Place]]] = {
-    "dense": _all("dense"),
-    "moe": _moe,
-    "first_dense": _first_dense,
-    "span": _span,
-    "sparse_step": _sparse_step,
-    "interleaved": _interleaved,
-    "order": _as_ordered,
-    "hashed": _hashed,
 }

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from vramcalc.sources._config_decoders import DECODERS, EXPERTS, GRANITE_HARMLESS, ROUTED
+from vramcalc.sources._config_decoders import EXPERTS, GRANITE_HARMLESS, ROUTED, TOWER_ROLES
 from vramcalc.sources._config_dense import pattern_as_number
 from vramcalc.sources._config_dialect import Dialect, words
 
@@ -23,12 +23,100 @@ _GRANITE_MOE = Dialect(
     shared="width",
     harmless=GRANITE_HARMLESS,
 )
-_LATENT = replace(DECODERS["deepseek_v3"], must_be={}, next_tokens=("num_nextn_predict_layers", "last"))
+_GLM_MOE = Dialect(
+    family="glm",
+    names=ROUTED,
+    defaults={"first_k_dense_replace": 1},
+    qkv_bias="attention_bias",
+    qk_norm="per_head",
+    qk_norm_key="use_qk_norm",
+    mlp_order="first_dense",
+    shared="count",
+    router_bias="buffer",
+    next_tokens=("num_nextn_predict_layers", "last"),
+)
+_MINIMAX_M3 = Dialect(
+    family="minimax",
+    names=EXPERTS
+    | {
+        "moe_intermediate_size": "intermediate_size",
+        "intermediate_size": "dense_intermediate_size",
+        "shared_width": "shared_intermediate_size",
+    },
+    defaults={"head_dim": 128, "use_qk_norm": True},
+    layer_order="types",
+    qk_norm="per_head",
+    qk_norm_key="use_qk_norm",
+    mlp_order="first_dense",
+    shared="width",
+    router_bias="buffer",
+    must_be_off=("attention_output_gate",),
+    must_be={"qk_norm_type": "per_head"},
+    next_tokens=("num_mtp_modules", "unknown"),
+    harmless=words(
+        "index_n_heads index_head_dim index_block_size index_topk_blocks index_local_blocks "
+        "n_shared_experts num_nextn_predict_layers swiglu_alpha swiglu_limit use_gemma_norm "
+        "use_routing_bias moe_intermediate_size first_k_dense_replace attn_type_list"
+    ),
+)
 
 SPARSE: Mapping[str, Dialect] = {
-    "glm4_moe_lite": replace(_LATENT, family="glm", defaults={"first_k_dense_replace": 1}),
-    "mistral4": replace(_LATENT, family="mistral", defaults={"first_k_dense_replace": 0}, router_bias="none"),
-    "glm4v_moe_text": replace(DECODERS["glm4_moe"], defaults={"first_k_dense_replace": 1, "attention_bias": True}),
+    "glm4_moe": _GLM_MOE,
+    "minimax_m2": Dialect(
+        family="minimax",
+        names=EXPERTS | {"moe_intermediate_size": "intermediate_size", "shared_width": "shared_intermediate_size"},
+        defaults={"head_dim": 128, "shared_width": 0, "use_qk_norm": True},
+        qk_norm="whole",
+        qk_norm_key="use_qk_norm",
+        mlp_order="moe",
+        shared="width",
+        router_bias="buffer",
+        next_tokens=("num_mtp_modules", "unknown"),
+        must_be={"qk_norm_type": "per_layer"},
+        harmless=words("mtp_transformer_layers use_mtp use_routing_bias attn_type_list"),
+    ),
+    "minimax_m3": _MINIMAX_M3,
+    "minimax_m3_vl_text": _MINIMAX_M3,
+    "llama4_text": Dialect(
+        family="llama",
+        active_leaves_out=TOWER_ROLES,
+        names=EXPERTS
+        | {
+            "moe_intermediate_size": "intermediate_size",
+            "shared_width": "intermediate_size",
+            "intermediate_size": "intermediate_size_mlp",
+        },
+        defaults={"head_dim": 128},
+        layer_order="types",
+        local="chunked_attention",
+        interval=("no_rope_layer_interval", 4),
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        mlp_order="interleaved",
+        shared="width",
+        harmless=words(
+            "attn_scale attn_temperature_tuning floor_scale for_llm_compressor use_qk_norm"
+        ),  # L2: no weight
+    ),
+    "step3p7": Dialect(
+        family="step",
+        active_leaves_out=TOWER_ROLES,
+        names={"shared_width": "share_expert_dim"},
+        defaults={"head_dim": 128},
+        layer_order="types",
+        qk_norm="per_head",
+        output_gate="per_head",
+        mlp_order="first_dense",
+        shared="width",
+        router_bias="buffer",
+        next_tokens=("num_nextn_predict_layers", "last"),
+        harmless=words(
+            "moe_router_scaling_factor n_shared_experts num_sliding_attention_heads query_pre_attn_scalar "
+            "swiglu_limits swiglu_limits_shared use_moe_router_bias"
+        ),
+        must_be_off=("attention_bias", "mlp_bias"),
+    ),
+    "glm4v_moe_text": replace(_GLM_MOE, defaults={"first_k_dense_replace": 1, "attention_bias": True}),
     "solar_open": Dialect(
         family="solar",
         names=ROUTED,

@@ -40,8 +40,3 @@ def read_tower(name: str, tower: Keys, top: Keys, text_hidden: int) -> list[Raw]
 def _tensor(name: str, shape: tuple[int, ...], count: int = 1) -> Raw:
     role = {"mm": "projector", "a": "audio"}.get(name.partition(".")[0], "vision")
     return {"name": name, "role": role, "shape": shape, "count": count, "in_gguf": False}
-
-
-def has_tower(name: str) -> bool:
-    """Whether there is a tower of that name."""
-    return name in _ALL
