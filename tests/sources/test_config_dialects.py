@@ -12,11 +12,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vramcalc.errors import BadInputError
+from vramcalc.engines import bind_engine
+from vramcalc.engines.base import Setup
+from vramcalc.errors import BadInputError, RefusedError
+from vramcalc.estimation import estimate_outcome
 from vramcalc.formulas.inventory import n_parameters
 from vramcalc.sources._config_dialects import DIALECTS, ENVELOPES
 from vramcalc.sources.config_json import read_config
+from vramcalc.sources.registry import gpu_registry
+from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec
+from vramcalc.specs.workload import Workload
 
 BUILT = Path(__file__).parent / "configs" / "built"
 _CLIP = {
@@ -247,3 +253,32 @@ def test_the_vocabulary_moves_the_embedding_and_the_head_alone(tmp_path: Path, n
 
     per_token = before.hidden_dim * (2 if before.head == "separate" else 1) + (name == "modernbert")
     assert n_parameters(after) - n_parameters(before) == (vocabulary - old) * per_token
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "said"),
+    [
+        pytest.param("opt", "llama.cpp", "not known to have its architecture", id="no name in llama.cpp"),
+        pytest.param("opt", "ollama", "not known to have its architecture", id="nor in Ollama"),
+        pytest.param("modernbert", "llama.cpp", "norms before each part", id="an encoder of another order"),
+        pytest.param("lfm2", "llama.cpp", "short_conv layers", id="short convolutions"),
+        pytest.param("lfm2", "vllm", "short_conv layers", id="there too"),
+        pytest.param("afmoe", "ollama", "gated attention output", id="a gate nobody measured"),
+    ],
+)
+def test_engines_refuse_what_they_do_not_account_for(name: str, engine: str, said: str) -> None:
+    machine = Machine(gpus=(gpu_registry().resolve("rtx4090"),))
+
+    with pytest.raises(RefusedError, match=said):
+        bind_engine(engine, Setup(read_config(BUILT / f"{name}.json"), machine))
+
+
+@pytest.mark.parametrize("name", ["glm4", "ernie4_5", "exaone4", "gpt2", "bloom", "granitemoe", "llava", "internvl"])
+@pytest.mark.parametrize("engine", ["llama.cpp", "ollama", "vllm"])
+def test_a_config_is_enough_for_an_estimate(name: str, engine: str) -> None:
+    load = Workload(n_context=1024)
+    machine = Machine(gpus=(gpu_registry().resolve("rtx4090"),))
+
+    outcome = estimate_outcome(bind_engine(engine, Setup(read_config(BUILT / f"{name}.json"), machine)), machine, load)
+
+    assert outcome.verdict == "fits"

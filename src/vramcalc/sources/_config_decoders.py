@@ -164,7 +164,7 @@ DECODERS: Mapping[str, Dialect] = {
     ),
     "seed_oss": Dialect(
         family="seed",
-        defaults={"head_dim": 128},
+        defaults={"head_dim": 128, "attention_bias": True},
         qkv_bias="attention_bias",
         output_bias="attention_out_bias",
         mlp_bias="mlp_bias",

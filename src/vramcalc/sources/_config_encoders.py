@@ -14,6 +14,7 @@ from vramcalc.sources._config_dialect import Dialect, words
 Raw = dict[str, Any]
 _POSITIONS_BEFORE_THE_FIRST = 2  # RoBERTa counts positions from behind the padding token's
 _MASKED = ("ForMaskedLM", "ForCausalLM", "LMHeadModel")
+_POSITIONS = 512  # where a config states none
 _LABELS = 2  # of a classifier that lists none
 
 
@@ -73,11 +74,12 @@ def _bert_extras(raw: Mapping[str, Any]) -> list[Raw]:
 
 def _bert(raw: Mapping[str, Any]) -> Raw:
     found = {key: value for key, value in raw.items() if (key, value) != ("position_embedding_type", "absolute")}
-    return {"type_vocab_size": 2} | found | {"n_positions": raw.get("max_position_embeddings")}
+    filled_in = {"type_vocab_size": 2, "max_position_embeddings": _POSITIONS} | found
+    return filled_in | {"n_positions": filled_in["max_position_embeddings"]}
 
 
 def _roberta(raw: Mapping[str, Any]) -> Raw:
-    positions = raw.get("max_position_embeddings")
+    positions = raw.get("max_position_embeddings", _POSITIONS)
     usable = positions - _POSITIONS_BEFORE_THE_FIRST if isinstance(positions, int) else positions
     return _bert(raw) | {"max_position_embeddings": usable, "counts_past_padding": True}
 

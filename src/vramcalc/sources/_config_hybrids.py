@@ -206,7 +206,7 @@ HYBRIDS: Mapping[str, Dialect] = {
     "falcon_h1": Dialect(
         family="falcon",
         names=_MAMBA_NAMES,
-        defaults={"mixer_conv_bias": True},
+        defaults={"mixer_conv_bias": True, "mamba_rms_norm": False},
         local="hybrid",
         mixer="mamba2",
         must_be_off=("attention_bias", "mlp_bias", "projectors_bias"),
@@ -228,7 +228,7 @@ HYBRIDS: Mapping[str, Dialect] = {
         shared="count",
         router_bias="buffer",
         next_tokens=("num_nextn_predict_layers", "unknown"),
-        must_be_off=("attention_bias", "mla_use_output_gate"),
+        must_be_off=("attention_bias", "mla_use_output_gate", "tie_word_embeddings"),
         harmless=words(
             "head_dim qk_head_dim num_key_value_heads mla_use_nope model_max_length moe_renormalize "
             "moe_router_activation_func "

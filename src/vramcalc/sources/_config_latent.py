@@ -46,6 +46,7 @@ LATENT: Mapping[str, Dialect] = {
     "glm_moe_dsa": _GLM_DSA,
     "deepseek_v4": Dialect(
         family="deepseek",
+        defaults={"hc_mult": 4},
         names=ROUTED,
         attention="compressed",
         rope_f32=True,

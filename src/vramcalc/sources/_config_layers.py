@@ -182,7 +182,7 @@ def _next_tokens(keys: Keys, dialect: Dialect, places: Sequence[Place]) -> tuple
 def read_sizes(keys: Keys) -> Mapping[str, Any]:
     """Return what stands outside the layers."""
     sizes: Raw = {"vocabulary": keys.count("vocab_size"), "hidden_dim": keys.count("hidden_size")}
-    if "hc_mult" in keys:
+    if keys.get("hc_mult") is not None:
         sizes["hyper_streams"] = keys.count("hc_mult")
     per_layer = keys.count("hidden_size_per_layer_input", 0)
     if per_layer:
