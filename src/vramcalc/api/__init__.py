@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from vramcalc.api.settings import check_taken, settings_of
 from vramcalc.engines import ENGINE_NAMES, parse_engine, with_environment
 from vramcalc.errors import BadInputError, RefusedError, UnavailableError, UsageError
 from vramcalc.estimation import Asked, estimate_outcome
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 DEFAULT_ENGINES = ("ollama", "vllm")
 _TEXTBOOK_CONTEXT = 2048
 _ADVERTISED = re.compile(r"(\d+(?:\.\d+)?)([BM])")
+_LARGEST = 2**31 - 1  # engines count tokens and sequences in 32 bits
 _PATH_MARKS = ("/", "\\")
 _MODEL_SUFFIXES = (".gguf", ".safetensors", ".json")
 _SOURCE_PREFIXES = ("hf:", "ollama:", "https:", "http:")
@@ -321,6 +323,7 @@ def read_questions(request: Request, names: Names | None = None) -> Iterator[tup
     Raises ``UsageError`` for what no engine could take, and as its names resolve.
     """
     workload = checked_workload(request)
+    check_taken(workload, request.engines)
     names = names or Names.of(request.registries)
     model = _resolve_model(request.model, names.models)
     if workload.n_context == 0:  # as llama.cpp reads it: what the model was trained for, and no less
@@ -332,11 +335,12 @@ def read_questions(request: Request, names: Names | None = None) -> Iterator[tup
         machine = machine_of(request, found.gpus, found)
         for engine in request.engines:
             name, version = parse_engine(engine)
-            settings = with_environment(name, workload, _variables(request.environment))
+            known, left_out = settings_of(workload, name)
+            settings = with_environment(name, known, _variables(request.environment))
             for quant in request.quants or (None,):
                 weight_format = own if quant is None else quant.strip().lower()
                 asked = Asked(model, machine, name, version, weight_format, settings, companions)
-                yield asked, found.notes
+                yield asked, (*found.notes, *left_out)
 
 
 def machine_of(request: Request, gpus: tuple[GpuSpec, ...], found: Cards | None = None) -> Machine:
@@ -412,6 +416,8 @@ def checked_workload(request: Request) -> Workload:
     for option, value in positive.items():
         if value is not None and value < 1:
             raise UsageError(f"{option} is {value}, which leaves nothing to estimate", "give 1 or more")
+        if value is not None and value > _LARGEST:
+            raise UsageError(f"{option} is {value}, more than an engine counts to", f"give at most {_LARGEST}")
     not_negative = {
         "--gpu-layers": w.gpu_layers,
         "--cpu-moe": w.cpu_moe,
@@ -423,10 +429,17 @@ def checked_workload(request: Request) -> Workload:
             raise UsageError(f"{option} is {value}", "give 0 or more")
     if w.memory_share is not None and not 0 < w.memory_share <= 1:
         raise UsageError(f"--memory-share is {float(w.memory_share)}", "give a share of the card above 0 and up to 1")
-    if request.kv_type is None:
-        return w
-    k, _, v = request.kv_type.strip().lower().partition("/")
-    return replace(w, k_format=k, v_format=v or k)
+    return _with_cache_type(w, request.kv_type)
+
+
+def _with_cache_type(workload: Workload, kv_type: str | None) -> Workload:
+    """Return the workload with the types that ``q8_0`` or ``q8_0/q4_0`` names for K and V."""
+    if kv_type is None:
+        return workload
+    k, mark, v = kv_type.strip().lower().partition("/")
+    if not k or (mark and not v):
+        raise UsageError(f"--kv-type {kv_type!r} names no type", "write e.g. q8_0, or q8_0/q4_0 for K and V")
+    return replace(workload, k_format=k, v_format=v or k)
 
 
 def _companions(request: Request, registry: Registry[ModelSpec]) -> Companions:

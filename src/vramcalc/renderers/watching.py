@@ -2,6 +2,7 @@
 
 from msgspec import json
 
+from vramcalc.renderers.grid import Page
 from vramcalc.reports.watching import WatchedGpu, WatchReport
 from vramcalc.units import MIB, format_gib
 
@@ -10,9 +11,11 @@ def render_watch(report: WatchReport, *, as_json: bool) -> str:
     """Return the verdict of each GPU with its rate and interval."""
     if as_json:
         return json.format(json.encode(report), indent=2).decode()
-    return "\n".join(
-        f"{gpu.name}  {_verdict(gpu)}; peak {format_gib(gpu.peak_bytes)}{_expected(gpu)}" for gpu in report.gpus
+    page = Page()
+    page.sentences(
+        (gpu.name, f"{_verdict(gpu)}; peak {format_gib(gpu.peak_bytes)}{_expected(gpu)}") for gpu in report.gpus
     )
+    return page.text()
 
 
 def _verdict(gpu: WatchedGpu) -> str:

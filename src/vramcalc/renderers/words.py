@@ -68,11 +68,17 @@ def verdict_sentence(estimate: EstimateReport) -> str:
     said = {
         "fits": f"fits, {spare}",
         "tight": f"is tight, {spare} by the best figure and none by the highest",
-        "offloads": f"runs with layers in host memory ({layers})",
+        "offloads": f"runs with {_offloaded(estimate)} in host memory ({layers})",
         "streams_from_disk": f"runs off the disk, slowly ({layers})",
         "does_not_fit": f"does not fit{' host memory' if tightest.kind == 'host' else ''}, {spare}",
     }[estimate.verdict]
     return f"{subject(estimate)} {said}{_smaller_context(estimate)}"
+
+
+def _offloaded(estimate: EstimateReport) -> str:
+    """Return what is off the GPUs: whole layers, or tensors of layers that are counted as on them."""
+    placement = estimate.placement
+    return "tensors" if placement and placement.gpu_layers == placement.total_layers else "layers"
 
 
 def is_short(device: DeviceReport) -> bool:
