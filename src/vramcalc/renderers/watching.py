@@ -22,7 +22,7 @@ def _verdict(gpu: WatchedGpu) -> str:
     if gpu.verdict == "too_short":
         return f"too short to tell: {gpu.n_samples} samples behind the warm-up"
     rate, low, high = (
-        f"{n_bytes / MIB:,.0f}" for n_bytes in (gpu.bytes_per_hour, gpu.low_bytes_per_hour, gpu.high_bytes_per_hour)
+        f"{round(n_bytes / MIB):,}" for n_bytes in (gpu.bytes_per_hour, gpu.low_bytes_per_hour, gpu.high_bytes_per_hour)
     )
     over = f"over {gpu.span_s / 60:,.0f} min, {gpu.n_samples} samples"
     return f"{gpu.verdict}: {rate} MiB per hour ({low} to {high}, 99 %) {over}"

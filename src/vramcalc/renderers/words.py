@@ -29,8 +29,9 @@ def engine_title(estimate: EstimateReport) -> str:
 
 
 def subject(estimate: EstimateReport) -> str:
-    """Return e.g. ``"Ollama q4_k_m"``."""
-    return f"{ENGINE_TITLES[estimate.engine.name]} {estimate.weight_format or ''}".strip()
+    """Return e.g. ``"Ollama q4_k_m"``, or ``"Ollama 0.5 q4_k_m"`` where a version was asked for."""
+    title = engine_title(estimate) if estimate.engine.asked_version else ENGINE_TITLES[estimate.engine.name]
+    return f"{title} {estimate.weight_format or ''}".strip()
 
 
 def machine_words(machine: MachineReport, *, short: bool = False) -> str:
@@ -148,6 +149,8 @@ def speed_sentence(estimate: EstimateReport) -> str:
 
 
 def _per_s(rate: float) -> str:
+    if rate < 1:
+        return f"{rate:.2g}"
     return f"{rate:.1f}" if rate < _SLOW else f"{rate:,.0f}"
 
 
