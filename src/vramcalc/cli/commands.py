@@ -16,6 +16,7 @@ SUMMARIES = {
     "stack": "Tell whether several services run together on one machine, and what a RAG prompt may hold.",
     "explain": "Print each formula with its symbols, the numbers put in, and the source.",
     "inspect": "Print what a file of weights holds, by role and type, and what is odd about it.",
+    "launch": "Print the command, Modelfile, Compose file, unit or manifest that runs the first estimate that fits.",
     "detect": "Print this machine's GPUs and memory, as `--gpu local --ram local` take them.",
     "watch": "Tell whether memory in use grows over time, on this machine or in a log.",
     "models": "The models it knows: list, search, show, add.",
