@@ -117,6 +117,7 @@ _MIXTRAL = Dialect(
 )
 _MINIMAX_M3 = Dialect(
     family="minimax",
+    active_leaves_out=("embedding", "head", "router", *_TOWERS),
     names=EXPERTS
     | {
         "moe_intermediate_size": "intermediate_size",
