@@ -37,6 +37,7 @@ _GLM_MOE = Dialect(
 )
 _MINIMAX_M3 = Dialect(
     family="minimax",
+    active_leaves_out=("embedding", "head", "router", *TOWER_ROLES),
     names=EXPERTS
     | {
         "moe_intermediate_size": "intermediate_size",
