@@ -42,6 +42,12 @@ class UnknownNameError(UsageError):
         super().__init__(f"no {kind} is called {name!r}", hint)
 
 
+class DoesNotFitError(AppError):
+    """What was asked for would not start."""
+
+    exit_code = ExitCode.DOES_NOT_FIT
+
+
 class BadInputError(AppError):
     """A file or a spec that cannot be what it says."""
 

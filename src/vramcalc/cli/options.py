@@ -4,12 +4,12 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
+from msgspec import NODEFAULT, Struct
 from typer import Option
 
 from vramcalc.errors import UsageError
@@ -66,8 +66,7 @@ class System(StrEnum):
     WSL = "wsl"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RequestOptions:
+class RequestOptions(Struct, frozen=True, kw_only=True):
     """What is asked."""
 
     model: Annotated[
@@ -149,7 +148,9 @@ class RequestOptions:
     mmap: Annotated[bool, Option("--mmap/--no-mmap", help="Host weights are mapped from the file.")] = True
     mlock: Annotated[bool, Option("--mlock", help="Host weights stay in memory.")] = False
     repack: Annotated[bool, Option("--repack/--no-repack", help="Rearrange CPU weights.")] = True
-    mmproj: Annotated[str | None, Option(help="llama.cpp: load the vision tower, as f16, bf16, q8_0 or f32.")] = None
+    mmproj: Annotated[
+        str | None, Option(help="llama.cpp, Ollama: the vision tower as f16, bf16, q8_0 or f32; none.")
+    ] = None
     draft: Annotated[str | None, Option("--draft", "-md", help="llama.cpp: a draft model, named as --model.")] = None
     draft_quant: Annotated[str | None, Option(help="llama.cpp: the draft model's weight format.")] = None
     draft_gpu_layers: Annotated[
@@ -228,16 +229,16 @@ class RequestOptions:
 
 def takes_request(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of ``RequestOptions`` in front of its own, and hand them over as one object."""
-    return _with_options(
-        command, get_type_hints(RequestOptions, include_extras=True), lambda asked: RequestOptions(**asked)
-    )
+    return _with_options(command, RequestOptions.__annotations__, lambda asked: RequestOptions(**asked))
 
 
 def takes_requests(command: Callable[..., None]) -> Callable[..., None]:
     """Do as ``takes_request``, with models and contexts repeatable: hand over one object for each pair of them."""
-    hints = get_type_hints(RequestOptions, include_extras=True)
-    hints["model"] = Annotated[list[str], Option("--model", "-m", help="As for estimate, or all; repeatable.")]
-    hints["context"] = Annotated[list[str], Option("--context", "-c", help="Tokens of one sequence; repeatable.")]
+    hints = {
+        **RequestOptions.__annotations__,
+        "model": Annotated[list[str], Option("--model", "-m", help="As for estimate, or all; repeatable.")],
+        "context": Annotated[list[str], Option("--context", "-c", help="Tokens of one sequence; repeatable.")],
+    }
 
     def pairs(asked: dict[str, Any]) -> list[RequestOptions]:
         models, contexts = asked.pop("model"), asked.pop("context") or [None]
@@ -249,14 +250,16 @@ def takes_requests(command: Callable[..., None]) -> Callable[..., None]:
 def _with_options(
     command: Callable[..., None], hints: dict[str, Any], handed_over: Callable[[dict[str, Any]], Any]
 ) -> Callable[..., None]:
+    names, defaults = RequestOptions.__struct_fields__, RequestOptions.__struct_defaults__  # of the last fields
+    defaults = (NODEFAULT,) * (len(names) - len(defaults)) + defaults
     shared = [
         inspect.Parameter(
-            f.name,
+            name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if f.default is MISSING else _mutable(f.default),
-            annotation=hints[f.name],
+            default=inspect.Parameter.empty if default is NODEFAULT else _mutable(default),
+            annotation=hints[name],
         )
-        for f in fields(RequestOptions)
+        for name, default in zip(names, defaults, strict=True)
     ]
     own = list(inspect.signature(command).parameters.values())[1:]
 

@@ -74,14 +74,23 @@ class Readout(Struct, frozen=True):
     text: str
 
 
+def stand_in(weight_format: str) -> str:
+    """Return what a command names where no release is known in a format; ``MODEL.gguf`` stands for a file alike."""
+    return f"MODEL-{weight_format}"
+
+
 class Engine(Protocol):
     """The forward steps of one runtime; pure."""
 
     name: str
     version: str  # the rule set in force, e.g. "0.33"
     weight_format: str
-    margin_bytes: int  # what its own placement keeps free on each GPU before it moves layers off
     context_step: int  # tokens, the granularity of its longest context
+
+    @property
+    def margin_bytes(self) -> int:
+        """What its own placement keeps free on each GPU, of all that is billed, before it moves layers off."""
+        ...
 
     @property
     def maps_weights(self) -> bool:

@@ -116,6 +116,7 @@ def freeze_machine(machine: Machine) -> MachineReport:
                 usable_basis=usable.basis.value,
                 usable_why=usable.why,
                 usable_source=usable.source,
+                vendor=gpu.vendor,
             )
         )
     return MachineReport(

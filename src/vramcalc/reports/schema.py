@@ -90,6 +90,7 @@ class GpuReport(Struct, frozen=True):
     usable_basis: BasisName
     usable_why: str
     usable_source: str
+    vendor: str
 
 
 class MachineReport(Struct, frozen=True):

@@ -10,7 +10,7 @@ from vramcalc.ledger import HOST, Basis
 from vramcalc.specs.formats import F16, FP8, GGML, BlockFormat
 from vramcalc.speed.links import DISK_BYTES_PER_S, host_bytes_per_s, pcie_bytes_per_s
 from vramcalc.speed.run import Run
-from vramcalc.speed.terms import HOST_RATES, Term, link_terms, pass_terms
+from vramcalc.speed.terms import ACTIVATION_BYTES, HOST_RATES, Term, link_terms, pass_terms
 from vramcalc.speed.work import Batch, split_work
 from vramcalc.units import ceil_div
 
@@ -161,6 +161,13 @@ def _host_prompt_seconds(run: Run, work: Work, n_tokens: int) -> float:
 
 def _notes(run: Run, used: Sequence[str], terms: Sequence[Term]) -> Iterator[str]:
     machine = run.machine
+    if machine.nodes > 1 and run.proposal.placement.pipeline_parallel > 1:
+        hidden = run.model.hidden_dim
+        n_bytes = ACTIVATION_BYTES * hidden
+        yield (
+            f"the network carries {n_bytes:,} bytes a token from stage to stage ({ACTIVATION_BYTES} x {hidden} hidden; "
+            f"twice that with the residual beside it): {n_bytes / 1000:.3g} MB/s at 1,000 tokens/s"
+        )
     computes_on_host = any(term.device == HOST for term in terms)
     if computes_on_host and machine.host_bandwidth_bytes_per_s is None and not machine.unified_memory:
         yield "host memory is taken to read 64 GB/s (51 to 90: two channels of DDR4 or DDR5); --ram-bandwidth states it"

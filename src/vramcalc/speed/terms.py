@@ -15,7 +15,7 @@ from vramcalc.speed.work import Batch, Split
 HOST_RATES = Rates(bytes_per_s=0.48, cache_bytes_per_s=0.48, flops_per_s=5e11, layer_s=40e-6)
 _HOST_HOP_US = 50  # from a card to the CPU or back
 _GB, _TERA, _MICRO = 1e9, 1e12, 1_000_000
-_ACTIVATION_BYTES = 2
+ACTIVATION_BYTES = 2
 _REDUCES = 2  # after attention and after the MLP
 
 
@@ -138,7 +138,7 @@ def _disk_term(work: Work, share: float) -> Term:
 def link_terms(run: Run, split: Split, batch: Batch) -> Iterator[Term]:
     """Yield what the devices need to talk: from one to the next, and among the ranks of a stage."""
     placement, machine = run.proposal.placement, run.machine
-    moved = batch.n_tokens * run.model.hidden_dim * _ACTIVATION_BYTES
+    moved = batch.n_tokens * run.model.hidden_dim * ACTIVATION_BYTES
     if split.n_hops or split.n_host_hops:
         hop_us = max((card.shares.hop_us for card in run.cards.values() if card), default=0)
         between_nodes = machine.nodes - 1 if placement.pipeline_parallel > 1 else 0

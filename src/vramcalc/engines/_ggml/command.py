@@ -83,8 +83,10 @@ class Words(Struct, frozen=True):
             names = "|".join(sorted({name.removesuffix(".bias") for name in override.tensors})) or "ffn_exps"
             layer = override.layer if override.tensors else len(placement.layers)
             layers_of.setdefault((names, buffer), []).append(str(layer))
+        every = {str(layer) for layer in range(len(placement.layers))}
         for (names, buffer), layers in layers_of.items():
-            yield f"blk\\.({'|'.join(layers)})\\.({names})={buffer}"
+            which = r"\d+" if set(layers) == every else f"({'|'.join(layers)})"
+            yield f"blk\\.{which}\\.({names})={buffer}"
 
     def _buffer(self, device: str) -> str:
         backend = _BACKENDS.get(self.machine.gpu(device).vendor, "CUDA")

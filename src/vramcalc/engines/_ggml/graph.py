@@ -44,6 +44,7 @@ from vramcalc.specs.model import (
     MoeMlp,
     NoAttention,
     NoMlp,
+    ShortConv,
     SlidingAttention,
 )
 
@@ -247,7 +248,7 @@ def _mix(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache | Non
             return mamba2(builder, x, mixer)
         case GatedDelta() as mixer:
             return gated_delta(builder, x, mixer)
-        case Mamba1() | KimiDelta() as mixer:
+        case Mamba1() | KimiDelta() | ShortConv() as mixer:
             raise TypeError(f"no graph for {mixer.kind}")  # HANDLES keeps such models out
         case None if isinstance(builder.current.kind.attention, NoAttention):
             return feed_forward(builder, x)  # a layer that is an MLP alone

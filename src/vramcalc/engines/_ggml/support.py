@@ -48,6 +48,11 @@ _TABLE_SIZES = (1031, 2053, 4099, 8209, 16_411, 32_771, 65_537, 131_101)  # prim
 
 def refuse_unknown(model: ModelSpec, engine: str) -> None:
     """Raise ``RefusedError`` where a layer's recurrent part, or what goes with it, has no measured graph."""
+    if model.gguf_architecture == "none":
+        raise RefusedError(
+            f"{model.name} does not run on {engine}: llama.cpp is not known to have its architecture",
+            "take --engine vllm; where llama.cpp has it, state gguf_architecture in an entry of your own models.yaml",
+        )
     kinds = tuple(model.layers.kinds.values())
     beyond = sorted({reason for kind in kinds for reason in (*_beyond(kind, kinds), *_beyond_sharing(kind, kinds))})
     if model.per_layer_dim is not None and not all(kind.output_scale for kind in kinds):
