@@ -92,6 +92,7 @@ def test_one_slot_goes_by_architecture() -> None:
     for architecture, n_slots in (("qwen3vl", 1), ("qwen3", 4), ("nemotron_h", 1)):
         model = shape.model_copy(update={"gguf_architecture": architecture})
         bound = bind(Setup(model, Machine(gpus=(hypothetical(24 * GIB),)), "q4_k_m"))
+        assert isinstance(bound, Ollama)
 
         assert proposed(bound, n_sequences=4, n_context=4096).workload.n_slots == n_slots
 
