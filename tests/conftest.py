@@ -1,8 +1,17 @@
-"""No test sees the caches or registries of whoever runs it."""
+"""No test sees the caches or registries of whoever runs it; properties are tried on the same examples every time.
 
+``HYPOTHESIS_PROFILE=explore`` tries others.
+"""
+
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("repeat", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 
 @pytest.fixture(autouse=True)

@@ -74,6 +74,11 @@ class Readout(Struct, frozen=True):
     text: str
 
 
+def stand_in(weight_format: str) -> str:
+    """Return what a command names where no release is known in a format; ``MODEL.gguf`` stands for a file alike."""
+    return f"MODEL-{weight_format}"
+
+
 class Engine(Protocol):
     """The forward steps of one runtime; pure."""
 

@@ -27,6 +27,7 @@ from vramcalc.engines._ggml.support import HANDLES, refuse_unknown
 from vramcalc.engines._ollama import scheduling
 from vramcalc.engines._ollama.environment import with_environment
 from vramcalc.engines._ollama.readouts import ps_readout
+from vramcalc.engines._ollama.tags import tag_notes, tag_to_run
 from vramcalc.engines.base import Proposal, Readout, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
@@ -123,7 +124,7 @@ class Ollama(LlamaProcess):
             settings.append("OLLAMA_FLASH_ATTENTION=0")
         if load.spread:
             settings.append("OLLAMA_SCHED_SPREAD=1")
-        return ("env", *settings, "ollama", "run", self._model.ollama_tag or self._model.id)
+        return ("env", *settings, "ollama", "run", tag_to_run(self._model, self.weight_format))
 
     def admits_beside(self, proposal: Proposal, free_bytes: int) -> bool:
         """Whether the scheduler loads the model beside others into what is free, instead of evicting them."""
@@ -220,11 +221,7 @@ class Ollama(LlamaProcess):
         elif workload.n_context > self._model.context:
             trained = f"the {self._model.context} tokens {self._model.name} was trained on"
             yield f"Ollama cuts the context asked for to {trained}"
-        tag, plain = self._model.ollama_tag, self._model.ollama_format
-        if tag is None:
-            yield f"no Ollama tag of {self._model.name} is known: the command names its id here"
-        elif plain is not None and plain != self.weight_format:
-            yield f"{tag} holds {plain}: for {self.weight_format} name a tag or a GGUF file of that format"
+        yield from tag_notes(self._model, self.weight_format)
         if self._has_one_slot and (workload.n_sequences or 1) > 1:
             kind = "an embedding model" if self._model.is_encoder else self._model.name
             yield f"Ollama gives {kind} one slot: requests run one after another"

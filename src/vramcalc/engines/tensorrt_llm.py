@@ -137,7 +137,7 @@ class TensorRtLlm:
 
     def command(self, proposal: Proposal) -> tuple[str, ...]:
         """Return ``trtllm-serve`` with the context and what differs from its defaults."""
-        return serve_command(self._model, proposal)
+        return serve_command(self._model, self.weight_format, proposal)
 
     def _stages(self, parallel: Parallel) -> tuple[RankWeights, ...]:
         found = self._weights.get(parallel)

@@ -12,7 +12,8 @@ from vramcalc.specs.model import ModelSpec, MoeMlp, NoAttention
 from vramcalc.units import GB, MB, format_count
 
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d{1,4}(?:\.\d{1,3})?)([bBmM])(?![A-Za-z0-9])")
-# Publishers print 7B for 7.6 and 1B for 1.24, seldom more than there is: what 200 releases of the registry show.
+# Publishers print 7B for 7.6 and 1B for 1.24, seldom more than there is: of 212 releases in the registry that print a
+# size, 210 hold 0.92 to 1.31 of it (Falcon 3 1B and its base hold 1.67). The band around that is a judgement.
 _LEAST_SHARE, _MOST_SHARE = 0.88, 1.35
 _MOST_PADDING = 0.02  # rows of the embedding beyond the tokens: up to 1.5 % in published models
 

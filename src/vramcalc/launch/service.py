@@ -10,6 +10,7 @@ from vramcalc.reports.schema import EstimateReport
 from vramcalc.units import GIB, ceil_div
 
 _PLACEHOLDER = "MODEL.gguf"  # stands in an engine's command for the file nobody named
+_STAND_IN = "MODEL-"  # begins what stands for a release in a format nobody named
 _SYSTEM_GIB = {"python": 8, "native": 2}  # host memory of a server process beside its weights; assumed
 _SHARED_GIB_PER_GPU = 4  # what NCCL and the workers share in /dev/shm; assumed
 
@@ -105,7 +106,7 @@ def service_of(estimate: EstimateReport, model_file: str | None) -> Service:
             name, _, value = words.pop(0).partition("=")
             environment[name] = value
     if model_file is not None:
-        words = [model_file if word == _PLACEHOLDER else word for word in words]
+        words = [model_file if word == _PLACEHOLDER or word.startswith(_STAND_IN) else word for word in words]
     kind = KINDS[estimate.engine.name]
     host = sum(device.need_bytes for device in estimate.devices if device.kind == "host")
     n_gpus = len(estimate.machine.gpus)

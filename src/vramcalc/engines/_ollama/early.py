@@ -18,6 +18,7 @@ from vramcalc.engines._ggml.settling import cache_formats, cache_notes, make_run
 from vramcalc.engines._ggml.tensor import CPU
 from vramcalc.engines._ollama.estimator import Estimated, Shape, estimate
 from vramcalc.engines._ollama.readouts import ps_text
+from vramcalc.engines._ollama.tags import tag_to_run
 from vramcalc.engines.base import Proposal, Readout, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.ledger import HOST, Ledger
@@ -89,7 +90,7 @@ class EarlyOllama(LlamaProcess):
             settings.append(f"OLLAMA_KV_CACHE_TYPE={load.k_format}")
         if load.n_context != self._rules.context:
             settings.append(f"OLLAMA_CONTEXT_LENGTH={load.n_context}")
-        return ("env", *settings, "ollama", "run", self._model.ollama_tag or self._model.id)
+        return ("env", *settings, "ollama", "run", tag_to_run(self._model, self.weight_format))
 
     def _settle(self, workload: Workload) -> tuple[Workload, _Choice]:
         flash_attention = bool(workload.flash_attention)

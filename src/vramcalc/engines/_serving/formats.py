@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from vramcalc.engines._vllm.formats import ChosenFormat
 from vramcalc.engines._vllm.rules import Capability, capability, default_dtype, running_dtype
+from vramcalc.engines.base import stand_in
 from vramcalc.errors import RefusedError, UnknownNameError
 from vramcalc.formulas.recipes import RECIPES
 from vramcalc.formulas.weights import Storage, checkpoint_storage
@@ -101,4 +102,4 @@ def needs_checkpoint(engine: str, model: ModelSpec, weight_format: str) -> tuple
     """Return the note that a format has to come with the checkpoint, where the release is in another."""
     if weight_format in FLOATS or weight_format == model.checkpoint_format:
         return ()
-    return (f"{engine} does not make {weight_format} of a 16-bit release: name a checkpoint in that format",)
+    return (f"{engine} does not make {weight_format} of a 16-bit release: {stand_in(weight_format)} stands for one",)

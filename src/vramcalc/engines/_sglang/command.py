@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from vramcalc.engines._sglang.rules import Defaults
-from vramcalc.engines._vllm.formats import ChosenFormat
+from vramcalc.engines._vllm.formats import QUANTISED_ON_LOADING, ChosenFormat, release_name
 from vramcalc.engines._vllm.rules import default_dtype
 from vramcalc.engines.base import Proposal
 from vramcalc.specs.formats import FLOATS
@@ -23,7 +23,7 @@ def launch_command(model: ModelSpec, chosen: ChosenFormat, usual: Defaults, prop
     """
     workload = proposal.workload
     words = ["python", "-m", "sglang.launch_server"]
-    words += ["--model-path", model.hf_ids[0] if model.hf_ids else model.id]
+    words += ["--model-path", release_name(model, chosen.name, makes=QUANTISED_ON_LOADING)]
     words += ["--context-length", str(workload.n_context)]
     words += ["--mem-fraction-static", f"{float(workload.memory_share or 0):.4g}"]
     words += _format_words(model, chosen, workload)

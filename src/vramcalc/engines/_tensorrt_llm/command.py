@@ -1,11 +1,12 @@
 """The command line that realises a proposal."""
 
 from vramcalc.engines._tensorrt_llm.rules import FREE_SHARE, MAX_BATCH, STEP_TOKENS
+from vramcalc.engines._vllm.formats import release_name
 from vramcalc.engines.base import Proposal
 from vramcalc.specs.model import ModelSpec
 
 
-def serve_command(model: ModelSpec, proposal: Proposal) -> tuple[str, ...]:
+def serve_command(model: ModelSpec, weight_format: str, proposal: Proposal) -> tuple[str, ...]:
     """Return ``trtllm-serve`` with the context and what differs from its defaults.
 
     Source:
@@ -13,7 +14,7 @@ def serve_command(model: ModelSpec, proposal: Proposal) -> tuple[str, ...]:
         ``kv_cache_config: {dtype: fp8}`` in the file given to ``--config``.
     """
     workload = proposal.workload
-    words = ["trtllm-serve", model.hf_ids[0] if model.hf_ids else model.id]
+    words = ["trtllm-serve", release_name(model, weight_format)]
     words += ["--max_seq_len", str(workload.n_context)]
     if workload.memory_share != FREE_SHARE:
         words += ["--kv_cache_free_gpu_memory_fraction", f"{float(workload.memory_share or 0):g}"]

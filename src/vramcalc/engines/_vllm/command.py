@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from vramcalc.engines._vllm.formats import ChosenFormat
+from vramcalc.engines._vllm.formats import QUANTISED_ON_LOADING, ChosenFormat, release_name
 from vramcalc.engines._vllm.rules import RuleSet, default_dtype, serve_defaults
 from vramcalc.engines.base import Proposal
 from vramcalc.specs.formats import FLOATS
@@ -19,7 +19,7 @@ def serve_command(
 ) -> tuple[str, ...]:
     """Return ``vllm serve`` with the context and what differs from its defaults."""
     workload = proposal.workload
-    words = ["vllm", "serve", model.hf_ids[0] if model.hf_ids else model.id]
+    words = ["vllm", "serve", release_name(model, chosen.name, makes=QUANTISED_ON_LOADING)]
     words += ["--max-model-len", str(workload.n_context)]
     if workload.memory_share is not None and workload.memory_share != rules.memory_share:
         words += ["--gpu-memory-utilization", f"{float(workload.memory_share):g}"]

@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from vramcalc.engines._vllm.rules import Capability, capability, default_dtype, refuse_fp8_cache, running_dtype
+from vramcalc.engines.base import stand_in
 from vramcalc.errors import RefusedError, UnknownNameError
 from vramcalc.formulas.recipes import RECIPES
 from vramcalc.formulas.weights import Storage, checkpoint_storage
@@ -12,6 +13,7 @@ from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.model import Dtype, ModelSpec
 from vramcalc.specs.workload import Workload
 
+QUANTISED_ON_LOADING = frozenset({"fp8"})  # of a 16-bit release
 _BITSANDBYTES = frozenset({"nf4", "fp4", "bnb-4bit", "bnb-8bit", "bitsandbytes"})
 _OWNERS = {"mlx": "MLX", "exl": "ExLlama"}
 _FOREIGN = {*_OWNERS, "bitsandbytes"}
@@ -27,6 +29,16 @@ class ChosenFormat(Struct, frozen=True):
     fmt: WeightFormat
     dtype: Dtype
     storage: Storage
+
+
+def release_name(model: ModelSpec, weight_format: str, *, makes: frozenset[str] = frozenset()) -> str:
+    """Return the repository to load, or a stand-in where the release is in another format.
+
+    ``makes`` are the formats the engine makes of a 16-bit release as it loads.
+    """
+    if weight_format in FLOATS or weight_format == model.checkpoint_format or weight_format in makes:
+        return model.hf_ids[0] if model.hf_ids else model.id
+    return stand_in(weight_format)
 
 
 def choose_format(model: ModelSpec, gpu: GpuSpec, asked: str | None) -> ChosenFormat:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from vramcalc.engines._vllm.coverage import is_unmeasured
-from vramcalc.engines._vllm.formats import ChosenFormat
+from vramcalc.engines._vllm.formats import QUANTISED_ON_LOADING, ChosenFormat, release_name
 from vramcalc.engines._vllm.parallel import Parallel
 from vramcalc.engines._vllm.rules import CUDA_13_LEAST, NATIVE_FP8, RuleSet, capability, serve_defaults
+from vramcalc.engines.base import stand_in
 from vramcalc.errors import RefusedError
-from vramcalc.specs.formats import FLOATS
 from vramcalc.specs.gpu import GpuSpec
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ChunkedAttention, CompressedAttention, ModelSpec, SlidingAttention
@@ -17,7 +17,6 @@ from vramcalc.specs.placement import Placement
 from vramcalc.specs.workload import Workload
 
 _NATIVE_SINCE = {"fp8": NATIVE_FP8, "nvfp4": (10, 0), "mxfp4": (10, 0)}
-_QUANTISED_ON_LOADING = ("fp8",)
 _WINDOWED = SlidingAttention | ChunkedAttention | CompressedAttention
 
 
@@ -144,8 +143,8 @@ def _format_notes(model: ModelSpec, card: GpuSpec, chosen: ChosenFormat) -> Iter
             f"{chosen.name} runs weight-only here (Marlin kernels; native from compute capability "
             f"{'.'.join(map(str, native))}): it saves memory, not time"
         )
-    if chosen.name not in (*FLOATS, *_QUANTISED_ON_LOADING, model.checkpoint_format):
-        yield f"vLLM does not quantise to {chosen.name} as it loads: name a release of the model in that format"
+    if release_name(model, chosen.name, makes=QUANTISED_ON_LOADING) == stand_in(chosen.name):
+        yield f"vLLM does not quantise to {chosen.name} as it loads: {stand_in(chosen.name)} stands for such a release"
 
 
 def _model_notes(model: ModelSpec, settled: Workload) -> Iterator[str]:
