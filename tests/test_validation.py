@@ -63,7 +63,7 @@ def table_of(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("component", "n_figures"),
-    [("weights", 188), ("kv_cache", 188), ("total_context", 100), ("gpu_layers", 100), ("expert_layers", 48)],
+    [("weights", 220), ("kv_cache", 220), ("total_context", 100), ("gpu_layers", 100), ("expert_layers", 48)],
 )
 def test_llama_cpp_is_exact_on_gpus(component: str, n_figures: int) -> None:
     (row,) = (row for row in rows("llama.cpp", "code", component) if row.device != "host")
@@ -210,7 +210,7 @@ def test_a_run_refused_since_exits_3(folder: Path) -> None:
     [
         pytest.param("2048,268435456", "2048,268 MB", "line 2, column gpu0 kv_cache bytes: '268 MB'", id="a figure"),
         pytest.param("llama-3.1-8b,24GiB", "lama-9b,24GiB", "measured run good: no model is called", id="a model"),
-        pytest.param("24GiB,q4_k_m", "rtx9999,q4_k_m", "measured run good: no gpu is called 'rtx9999'", id="a card"),
+        pytest.param("24GiB,q4_k_m", "rtx9999,q4_k_m", "measured run good: no GPU is called 'rtx9999'", id="a card"),
         pytest.param("24GiB,q4_k_m", "24GiB,q4_k_x", "measured run good: no weight format", id="a format"),
         pytest.param("24GiB,q4_k_m", "0GiB,q4_k_m", "measured run good: a GPU of 0GiB", id="a card of nothing"),
         pytest.param("good,llama.cpp", "good,lama", "measured run good: no engine is called 'lama'", id="an engine"),

@@ -203,7 +203,7 @@ def test_check(arguments: tuple[str, ...], code: int) -> None:
     ("arguments", "fact", "advice"),
     [
         (("-m", "deepsek-r1-8b", "-g", "rtx3060"), "no model is called 'deepsek-r1-8b'", "deepseek-r1-8b"),
-        (("-m", "deepseek-r1-8b", "-g", "rtx3061"), "no gpu is called 'rtx3061'", "rtx3060"),
+        (("-m", "deepseek-r1-8b", "-g", "rtx3061"), "no GPU is called 'rtx3061'", "rtx3060"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "-q", "q4_z"), "no weight format is called 'q4_z'", "q4"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "-e", "vlm"), "no engine is called 'vlm'", "vllm"),
         (("-m", "deepseek-r1-8b", "-g", "rtx3060", "--slots", "0"), "--slots is 0", "1 or more"),

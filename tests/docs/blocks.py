@@ -1,16 +1,21 @@
 """The ``console`` blocks of the documents: commands behind ``$`` and what they print, run again and compared.
 
+Files that a command names and ``tests.docs.files`` knows are written for it.
+
 To write what the program prints now into the documents: ``python -m tests.docs.blocks docs/*.md``.
 """
 
+import contextlib
 import re
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from typer.testing import CliRunner
 
+from tests.docs.files import FILES
 from vramcalc.cli import app
 
 _BLOCK = re.compile(r"(?<=^```console\n)(.*?)(?=^```$)", re.MULTILINE | re.DOTALL)
@@ -52,7 +57,11 @@ def _output_of(command: str) -> str:
     program, *words = shlex.split(command)
     if program != _PROGRAM:
         raise ValueError(f"{command.strip()}: only {_PROGRAM} is run")
-    output = CliRunner().invoke(app, words, env=_TERMINAL).output
+    named = [word for word in words if word in FILES]
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder if named else "."):
+        for name in named:
+            FILES[name](Path(name))
+        output = CliRunner().invoke(app, words, env=_TERMINAL).output
     return "".join(line.rstrip() + "\n" for line in output.splitlines())
 
 

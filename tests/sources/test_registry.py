@@ -153,7 +153,7 @@ def test_near_names_are_suggested(kind: str, name: str, near: str) -> None:
     with pytest.raises(UnknownNameError) as caught:
         registry.resolve(name)
 
-    assert str(caught.value) == f"no {kind} is called {name!r}"
+    assert str(caught.value) == f"no {'GPU' if kind == 'gpu' else kind} is called {name!r}"
     assert near in caught.value.hint
     assert caught.value.exit_code is ExitCode.USAGE
 

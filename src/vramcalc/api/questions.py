@@ -7,6 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from vramcalc.api.requests import Request, checked_workload, parse_amount, parse_bandwidth, parse_variables
+from vramcalc.api.settings import check_taken, settings_of
 from vramcalc.engines import parse_engine, with_environment
 from vramcalc.errors import UnavailableError
 from vramcalc.estimation import Asked
@@ -17,6 +18,7 @@ from vramcalc.specs.gpu import GpuSpec, OperatingSystem
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec
 
+_NO_PROJECTOR = "none"
 _PATH_MARKS = ("/", "\\")
 _MODEL_SUFFIXES = (".gguf", ".safetensors", ".json")
 _SOURCE_PREFIXES = ("hf:", "ollama:", "https:", "http:")
@@ -40,6 +42,7 @@ def read_questions(request: Request, names: Names | None = None) -> Iterator[tup
     Raises ``UsageError`` for what no engine could take, and as its names resolve.
     """
     workload = checked_workload(request)
+    check_taken(workload, request.engines)
     names = names or Names.of(request.registries)
     model = load_named(request.model, names.models)
     if workload.n_context == 0:  # as llama.cpp reads it: what the model was trained for, and no less
@@ -51,11 +54,12 @@ def read_questions(request: Request, names: Names | None = None) -> Iterator[tup
         machine = machine_of(request, found.gpus, found)
         for engine in request.engines:
             name, version = parse_engine(engine)
-            settings = with_environment(name, workload, parse_variables(request.environment))
+            known, left_out = settings_of(workload, name)
+            settings = with_environment(name, known, parse_variables(request.environment))
             for quant in request.quants or (None,):
                 weight_format = own if quant is None else quant.strip().lower()
                 asked = Asked(model, machine, name, version, weight_format, settings, companions)
-                yield asked, found.notes
+                yield asked, (*found.notes, *left_out)
 
 
 def load_named(name: str, registry: Registry[ModelSpec]) -> ModelSpec:
@@ -113,7 +117,10 @@ def _companions(request: Request, registry: Registry[ModelSpec]) -> Companions:
         quant = request.draft_quant
         draft = Draft(load_named(request.draft, registry), None if quant is None else quant.strip().lower())
     projector = None if request.mmproj is None else request.mmproj.strip().lower()
-    return Companions(draft, projector, tuple(resolve_adapter(text) for text in request.adapters))
+    adapters = tuple(resolve_adapter(text) for text in request.adapters)
+    if projector == _NO_PROJECTOR:
+        return Companions(draft, None, adapters, brings_projector=False)
+    return Companions(draft, projector, adapters)
 
 
 def _system(asked: OperatingSystem, gpus: Sequence[GpuSpec]) -> OperatingSystem:

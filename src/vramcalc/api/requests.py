@@ -14,6 +14,7 @@ from vramcalc.specs.workload import Workload
 from vramcalc.units import parse_bytes, parse_count
 
 DEFAULT_ENGINES = ("ollama", "vllm")
+_LARGEST = 2**31 - 1  # engines count tokens and sequences in 32 bits
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -97,6 +98,8 @@ def checked_workload(request: Request) -> Workload:
     for option, value in positive.items():
         if value is not None and value < 1:
             raise UsageError(f"{option} is {value}, which leaves nothing to estimate", "give 1 or more")
+        if value is not None and value > _LARGEST:
+            raise UsageError(f"{option} is {value}, more than an engine counts to", f"give at most {_LARGEST}")
     not_negative = {
         "--gpu-layers": w.gpu_layers,
         "--cpu-moe": w.cpu_moe,
@@ -108,10 +111,17 @@ def checked_workload(request: Request) -> Workload:
             raise UsageError(f"{option} is {value}", "give 0 or more")
     if w.memory_share is not None and not 0 < w.memory_share <= 1:
         raise UsageError(f"--memory-share is {float(w.memory_share)}", "give a share of the card above 0 and up to 1")
-    if request.kv_type is None:
-        return w
-    k, _, v = request.kv_type.strip().lower().partition("/")
-    return replace(w, k_format=k, v_format=v or k)
+    return _with_cache_type(w, request.kv_type)
+
+
+def _with_cache_type(workload: Workload, kv_type: str | None) -> Workload:
+    """Return the workload with the types that ``q8_0`` or ``q8_0/q4_0`` names for K and V."""
+    if kv_type is None:
+        return workload
+    k, mark, v = kv_type.strip().lower().partition("/")
+    if not k or (mark and not v):
+        raise UsageError(f"--kv-type {kv_type!r} names no type", "write e.g. q8_0, or q8_0/q4_0 for K and V")
+    return replace(workload, k_format=k, v_format=v or k)
 
 
 def parse_variables(texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -33,6 +33,8 @@ def answer_stack(
     """
     if (file is None) == (not services):
         raise UsageError("a stack is a FILE or several --service", "e.g. vramcalc stack stack.yaml")
+    if file is not None and (gpu is not None or ram is not None):
+        raise UsageError(f"{file} names its machine", "change it there, or leave --gpu and --ram out")
     if file is None and gpu is None:
         raise UsageError("no GPU was named", "add e.g. --gpu 2xrtx4090")
     stack = read_stack(file) if file is not None else stack_of(gpu or "", ram, services)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from vramcalc.cli.commands import SUMMARIES
 from vramcalc.cli.output import OutputFormat, deliver, failures_told
 
 _Json = Annotated[bool, Option("--json", help="As JSON.")]
@@ -17,7 +18,7 @@ _Text = Annotated[str, Argument(help="Part of a name.", show_default=False)]
 
 def catalogue_app(kind: str, title: str) -> typer.Typer:
     """Return the commands of one registry; ``kind`` is ``models`` or ``gpus``."""
-    app = typer.Typer(help=f"The {title} it knows: list, search, show.", add_completion=False, rich_markup_mode=None)
+    app = typer.Typer(help=SUMMARIES[kind], add_completion=False, rich_markup_mode=None)
 
     @app.callback(invoke_without_command=True)
     def _all(context: typer.Context, as_json: _Json = False) -> None:

@@ -19,7 +19,7 @@ SUMMARIES = {
     "launch": "Print the command, Modelfile, Compose file, unit or manifest that runs the first estimate that fits.",
     "detect": "Print this machine's GPUs and memory, as `--gpu local --ram local` take them.",
     "watch": "Tell whether memory in use grows over time, on this machine or in a log.",
-    "models": "The models it knows: list, search, show.",
+    "models": "The models it knows: list, search, show, add.",
     "gpus": "The GPUs it knows: list, search, show.",
     "validate": "Print our error per engine and figure against measured runs; exit 3 where it grew.",
     "schema": "Print the JSON Schema of all answers in JSON.",

@@ -8,7 +8,7 @@ from typer import Option
 
 from vramcalc.cli.options import RequestOptions, takes_request
 from vramcalc.cli.output import OutputFormat, deliver, failures_told
-from vramcalc.errors import ExitCode
+from vramcalc.errors import ExitCode, UsageError
 
 
 @takes_request
@@ -27,6 +27,8 @@ def estimate(
         from vramcalc.api import answer  # noqa: PLC0415 - help must not pay for the use cases
         from vramcalc.renderers import render_estimates  # noqa: PLC0415
 
+        if plot and chosen not in (OutputFormat.TABLE, OutputFormat.HTML):
+            raise UsageError(f"--plot adds bars to a table, not to {chosen.value}", "leave it out, or -f html")
         report = answer(asked.request())
         deliver(render_estimates(report, chosen.value, plot=plot, to_file=output is not None), output)
     accepted = {"fits", "tight"} | ({"offloads"} if allow_offload else set())

@@ -8,6 +8,7 @@ from typer import Argument, Option
 
 from vramcalc.cli.options import RequestOptions, takes_request
 from vramcalc.cli.output import OutputFormat, deliver, failures_told
+from vramcalc.errors import UsageError
 
 
 class Explained(StrEnum):
@@ -38,6 +39,8 @@ def explain(
         from vramcalc import api  # noqa: PLC0415 - help must not pay for the use cases
         from vramcalc.renderers import explanation  # noqa: PLC0415
 
+        if textbook and component is not None:
+            raise UsageError("--textbook is a sum of its own", f"leave {component.value} out, or leave --textbook out")
         request = asked.request()
         if textbook:
             deliver(explanation.render_textbook(api.explain_textbook(request), as_json=as_json), output)

@@ -31,6 +31,8 @@ def watch(
 ) -> None:
     """Tell whether memory in use grows over time, on this machine or in a log."""
     with failures_told(OutputFormat.JSON if as_json else OutputFormat.TABLE):
+        if model is None and context is not None:
+            raise UsageError("--context is of a model that runs, and none is named", "add --model, or leave it out")
         every, whole = _seconds("--interval", interval), _seconds("--duration", duration)
         from vramcalc.renderers.watching import render_watch  # noqa: PLC0415 - help must not pay for the use cases
 

@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import cast
 
 from vramcalc.engines.base import Engine, Setup
-from vramcalc.errors import RefusedError, UnknownNameError
+from vramcalc.errors import RefusedError, UnknownNameError, UsageError
 from vramcalc.specs.workload import Workload
 
 _MODULES = {
@@ -29,11 +29,13 @@ ENGINE_NAMES = tuple(_MODULES)
 
 
 def parse_engine(text: str) -> tuple[str, str | None]:
-    """Return name and pinned version of ``"vllm@0.19"`` or ``"vllm"``. Raises ``UnknownNameError``."""
-    name, _, version = text.strip().lower().partition("@")
+    """Return name and pinned version of ``"vllm@0.19"`` or ``"vllm"``. Raises ``UsageError``."""
+    name, mark, version = text.strip().lower().partition("@")
     name = _OTHER_NAMES.get(name, name)
     if name not in _MODULES:
         raise UnknownNameError("engine", name, ENGINE_NAMES, see=f"the engines are {', '.join(ENGINE_NAMES)}")
+    if mark and not version:
+        raise UsageError(f"{text!r} pins no version", f"write {name}, or e.g. vllm@0.19")
     return name, version or None
 
 

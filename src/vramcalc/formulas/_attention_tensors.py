@@ -41,8 +41,9 @@ def _grouped_query(hidden: int, a: GroupedQueryAttention) -> Iterator[TensorGrou
     else:
         yield from (TensorGroup(name, "attention", (rows, hidden), split) for name, rows, split in parts)
     yield TensorGroup("attn_output", "attention", (hidden, a.n_heads * a.value_dim), Split.ROW)
-    if a.output_gate == "per_head":
-        yield TensorGroup("attn_gate", "attention", (a.n_heads, hidden), Split.COLUMN)
+    if a.output_gate in ("per_head", "whole"):
+        rows = a.n_heads if a.output_gate == "per_head" else a.n_heads * a.value_dim
+        yield TensorGroup("attn_gate", "attention", (rows, hidden), Split.COLUMN)
     if a.qkv_bias:
         yield from (TensorGroup(f"{name}.bias", "attention", (rows,), split) for name, rows, split in parts)
     if a.output_bias:

@@ -1,9 +1,11 @@
 """Our accuracy drawn: as text, as JSON, or as the Markdown that the README holds."""
 
 import json
+import shutil
 import textwrap
 from collections.abc import Iterator
 
+from vramcalc.renderers.grid import Page
 from vramcalc.renderers.words import ENGINE_TITLES
 from vramcalc.reports.accuracy import AccuracyReport, MissReport, ValidationReport
 from vramcalc.units import format_bytes
@@ -14,10 +16,10 @@ _FIGURES = {
     "compute_buffer": "compute buffer",
     "runtime": "CUDA context, NCCL",
     "loaded": "weights as loaded",
-    "unaccounted": "growth outside PyTorch",
+    "unaccounted": "outside PyTorch",
     "cuda_graphs": "CUDA graphs",
     "need": "need after the fit",
-    "least_cache": "least KV cache to start",
+    "least_cache": "least cache to start",
     "pool": "KV pool",
     "pool_blocks": "blocks of the pool",
     "pool_tokens": "tokens of the pool",
@@ -26,11 +28,12 @@ _FIGURES = {
     "total_context": "context the fit keeps",
     "gpu_layers": "layers on GPUs",
     "layers": "layers of each GPU",
-    "expert_layers": "layers with all experts on GPUs",
-    "decode_speed": "tokens per second, one user",
-    "prompt_speed": "tokens per second of a prompt",
+    "expert_layers": "expert layers on GPUs",
+    "decode_speed": "tokens/s, one user",
+    "prompt_speed": "tokens/s of a prompt",
 }
 _EVIDENCE = {"code": "code", "log": "logs", "bench": "benchmarks"}
+_WIDEST = 120
 _FITTED_MARK = " *"
 
 
@@ -41,20 +44,26 @@ def render_validation(report: ValidationReport, output: str, *, with_misses: boo
     rows = [
         (ENGINE_TITLES[row.engine], _EVIDENCE[row.evidence], _figure(row), *_numbers(row)) for row in report.accuracy
     ]
-    parts = [
-        _markdown(_HEAD, rows) if output == "markdown" else _columns(_HEAD, rows),
-        *_filled(report, star="\\*" if output == "markdown" else "*"),
-    ]
+    is_markdown = output == "markdown"
+    parts = [_markdown(_HEAD, rows) if is_markdown else _columns(_HEAD, rows)]
+    width = _WIDEST if is_markdown else min(_WIDEST, shutil.get_terminal_size((_WIDEST, 24)).columns)
+    parts += [_filled(note, width) for note in _notes(report, star="\\*" if is_markdown else "*")]
     if with_misses:
-        parts.append("\n".join([f"Off by more than {report.miss_above:.0%}:", *map(_miss, report.misses)]))
+        parts.append(
+            "\n".join(
+                [f"Off by more than {report.miss_above:.0%}:", *(_filled(_miss(miss), width) for miss in report.misses)]
+            )
+        )
     if report.regressions:
-        parts.append("\n".join(["Worse than the table kept:", *(f"- {line}" for line in report.regressions)]))
+        parts.append(
+            "\n".join(["Worse than the table kept:", *(_filled(f"- {line}", width) for line in report.regressions)])
+        )
     return "\n\n".join(parts) + "\n"
 
 
 def _figure(row: AccuracyReport) -> str:
     name = _FIGURES.get(row.component, row.component)
-    place = " in host memory" if row.device == "host" else ""
+    place = ", host" if row.device == "host" else ""
     return f"{name}{place}{_FITTED_MARK if row.is_in_sample else ''}"
 
 
@@ -71,13 +80,9 @@ def _percent(share: float | None) -> str:
 
 
 def _columns(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    texts = 3
-    lines = (
-        "  ".join([*map(str.ljust, row[:texts], widths), *map(str.rjust, row[texts:], widths[texts:])])
-        for row in (head, *rows)
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    page = Page()
+    page.table(head, rows, left=frozenset(head[:3]))
+    return page.text().rstrip()
 
 
 def _markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -86,8 +91,9 @@ def _markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join([drawn[0], rule, *drawn[1:]])
 
 
-def _filled(report: ValidationReport, *, star: str) -> Iterator[str]:
-    return (textwrap.fill(note, 120, break_on_hyphens=False) for note in _notes(report, star=star))
+def _filled(text: str, width: int) -> str:
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.fill(text, max(20, width), subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _notes(report: ValidationReport, *, star: str) -> Iterator[str]:
@@ -124,4 +130,5 @@ def _miss(miss: MissReport) -> str:
     ours, theirs = (_amount(n, miss.unit) for n in reversed(sizes))
     where = f"{miss.model} {miss.weight_format}".strip() + f" on {miss.machine}"
     name = _FIGURES.get(miss.component, miss.component)
-    return f"- {miss.error:.1%} {miss.run} ({where}): {name} of {miss.device}: {ours} estimated, {theirs} measured"
+    sums = f"{ours} estimated, {theirs} measured"
+    return f"- {miss.error:.1%} {miss.run} ({where}): {name} of {miss.device}: {sums}"

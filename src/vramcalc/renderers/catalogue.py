@@ -20,7 +20,7 @@ def render_catalogue(found: Catalogue, *, as_json: bool) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     room = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else None  # a pipe gets whole lines
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*(line[:room] for line in lines), f"{len(rows)} entries"])
+    return "\n".join([*(line[:room] for line in lines), f"{len(rows)} {'entry' if len(rows) == 1 else 'entries'}"])
 
 
 def _model(row: ModelRow) -> tuple[str, ...]:

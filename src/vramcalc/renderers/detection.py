@@ -2,6 +2,7 @@
 
 from msgspec import json
 
+from vramcalc.renderers.grid import Page
 from vramcalc.reports.detection import DetectedGpu, Detection
 from vramcalc.units import format_gib
 
@@ -10,17 +11,19 @@ def render_detection(found: Detection, *, as_json: bool) -> str:
     """Return what is here, and how to ask for it."""
     if as_json:
         return json.format(json.encode(found), indent=2).decode()
-    lines = [f"gpu{number}  {_gpu(gpu)}" for number, gpu in enumerate(found.gpus)]
+    page = Page()
+    lines = [(f"gpu{number}", _gpu(gpu)) for number, gpu in enumerate(found.gpus)]
     if not lines:
-        lines = ["No GPU that can be read is here (NVIDIA, AMD under Linux, Apple)."]
+        page.sentences([("", "No GPU that can be read is here (NVIDIA, AMD under Linux, Apple).")])
     if found.host_memory_bytes is not None:
         available = found.host_available_bytes
         left = "" if available is None else f", {format_gib(available)} available now"
-        lines.append(f"host  {format_gib(found.host_memory_bytes)}{left}")
-    lines += [f"note  {note}" for note in found.notes]
+        lines.append(("host", f"{format_gib(found.host_memory_bytes)}{left}"))
+    lines += [("note", note) for note in found.notes]
+    page.sentences(lines)
     if found.gpus:
-        lines.append("Ask with --gpu local --ram local.")
-    return "\n".join(lines)
+        page.sentences([("", "Ask with --gpu local --ram local.")])
+    return page.text()
 
 
 def _gpu(gpu: DetectedGpu) -> str:

@@ -154,6 +154,10 @@ def render_weights(report: WeightsReport, *, as_json: bool) -> str:
         rows += [_weights_row("all", part.storage, part.n_parameters, part.n_bytes) for part in report.by_storage]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = ["  ".join([*map(str.ljust, row[:2], widths), *map(str.rjust, row[2:], widths[2:])]) for row in rows]
+    if len(lines[0]) > _room():
+        lines = [
+            _indented(f"{' '.join(row[:2])}: {row[2]} parameters, {row[3]} bytes", 0) for row in rows[1:] if row[0]
+        ]
     spread = ""
     if report.low_bytes != report.high_bytes:
         spread = f", {format_bytes(report.low_bytes)} to {format_bytes(report.high_bytes)}"
@@ -167,9 +171,12 @@ def _weights_row(role: str, storage: str, n_parameters: int, n_bytes: int) -> tu
     return role, storage, f"{n_parameters:,}", f"{n_bytes:,}", format_bytes(n_bytes)
 
 
+def _room() -> int:
+    return max(20, min(120, shutil.get_terminal_size((100, 24)).columns))
+
+
 def _indented(text: str, n_spaces: int) -> str:
-    room = max(20, min(120, shutil.get_terminal_size((100, 24)).columns))
     pad = " " * n_spaces
     return textwrap.fill(
-        text, room, initial_indent=pad, subsequent_indent=pad + "  ", break_long_words=True, break_on_hyphens=False
+        text, _room(), initial_indent=pad, subsequent_indent=pad + "  ", break_long_words=True, break_on_hyphens=False
     )

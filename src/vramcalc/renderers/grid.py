@@ -61,18 +61,24 @@ class Page:
 
     def sentences(self, said: Iterable[tuple[str, str]]) -> None:
         """Add labels with their sentences, wrapped and indented."""
-        pairs = list(said)
-        longest = max((len(label) for label, _ in pairs), default=0)
-        indent = min(longest + 2, self.width // 3) if longest else 0
-        for label, text in pairs:
-            lines = textwrap.wrap(text, max(20, self.width - indent), break_on_hyphens=False) or [""]
-            for index, line in enumerate(lines):
-                start = f"{label if index == 0 else '':<{indent}}"
-                self._console.print(Text(start, style="bold").append(line, style="not bold"), soft_wrap=True)
+        print_sentences(self._console, said)
 
     def text(self) -> str:
         """Return all of it; nothing trails a line in a pipe."""
         return "\n".join(line.rstrip() for line in self._buffer.getvalue().splitlines()) + "\n"
+
+
+def print_sentences(console: Console, said: Iterable[tuple[str, str]]) -> None:
+    """Print labels with their sentences, wrapped and indented; a label too long for the indent has its own line."""
+    pairs = list(said)
+    longest = max((len(label) for label, _ in pairs), default=0)
+    indent = min(longest + _GAP, console.width // 3) if longest else 0
+    for label, text in pairs:
+        if len(label) >= indent > 0:
+            console.print(Text(label, style="bold"), soft_wrap=True)
+        for index, line in enumerate(textwrap.wrap(text, max(20, console.width - indent), break_on_hyphens=False)):
+            start = f"{label if index == 0 and len(label) < indent else '':<{indent}}"
+            console.print(Text(start, style="bold").append(line, style="not bold"), soft_wrap=True)
 
 
 def render_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vramcalc.renderers import by_machine
+from vramcalc.renderers.grid import print_sentences
 from vramcalc.renderers.words import (
     VERDICT_WORDS,
     assumed_sentence,
@@ -188,13 +189,8 @@ def _bars(console: Console, estimate: EstimateReport) -> None:
 def _sentences(console: Console, estimates: tuple[EstimateReport, ...]) -> None:
     said = [line for estimate in estimates for line in _said_of(estimate, alone=len(estimates) == 1)]
     said += [("note", note) for note in dict.fromkeys(note for e in estimates for note in e.notes)]
-    indent = min(max(len(label) for label, _ in said) + 2, console.width // 3)
     console.print()
-    for label, text in said:
-        lines = textwrap.wrap(text, max(20, console.width - indent), break_on_hyphens=False)
-        for index, line in enumerate(lines):
-            start = f"{label if index == 0 else '':<{indent}}"
-            console.print(Text(start, style="bold").append(line, style="not bold"), soft_wrap=True)
+    print_sentences(console, said)
     footer = (
         "Figures in GiB (2^30 bytes). * = not asked for, the engine's own default. `vramcalc explain` shows the sums."
     )

@@ -2,6 +2,7 @@
 
 from msgspec import json
 
+from vramcalc.renderers.grid import Page
 from vramcalc.reports.watching import WatchedGpu, WatchReport
 from vramcalc.units import MIB, format_gib
 
@@ -10,16 +11,18 @@ def render_watch(report: WatchReport, *, as_json: bool) -> str:
     """Return the verdict of each GPU with its rate and interval."""
     if as_json:
         return json.format(json.encode(report), indent=2).decode()
-    return "\n".join(
-        f"{gpu.name}  {_verdict(gpu)}; peak {format_gib(gpu.peak_bytes)}{_expected(gpu)}" for gpu in report.gpus
+    page = Page()
+    page.sentences(
+        (gpu.name, f"{_verdict(gpu)}; peak {format_gib(gpu.peak_bytes)}{_expected(gpu)}") for gpu in report.gpus
     )
+    return page.text()
 
 
 def _verdict(gpu: WatchedGpu) -> str:
     if gpu.verdict == "too_short":
         return f"too short to tell: {gpu.n_samples} samples behind the warm-up"
     rate, low, high = (
-        f"{n_bytes / MIB:,.0f}" for n_bytes in (gpu.bytes_per_hour, gpu.low_bytes_per_hour, gpu.high_bytes_per_hour)
+        f"{round(n_bytes / MIB):,}" for n_bytes in (gpu.bytes_per_hour, gpu.low_bytes_per_hour, gpu.high_bytes_per_hour)
     )
     over = f"over {gpu.span_s / 60:,.0f} min, {gpu.n_samples} samples"
     return f"{gpu.verdict}: {rate} MiB per hour ({low} to {high}, 99 %) {over}"

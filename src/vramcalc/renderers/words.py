@@ -29,8 +29,9 @@ def engine_title(estimate: EstimateReport) -> str:
 
 
 def subject(estimate: EstimateReport) -> str:
-    """Return e.g. ``"Ollama q4_k_m"``."""
-    return f"{ENGINE_TITLES[estimate.engine.name]} {estimate.weight_format or ''}".strip()
+    """Return e.g. ``"Ollama q4_k_m"``, or ``"Ollama 0.5 q4_k_m"`` where a version was asked for."""
+    title = engine_title(estimate) if estimate.engine.asked_version else ENGINE_TITLES[estimate.engine.name]
+    return f"{title} {estimate.weight_format or ''}".strip()
 
 
 def machine_words(machine: MachineReport, *, short: bool = False) -> str:
@@ -68,11 +69,17 @@ def verdict_sentence(estimate: EstimateReport) -> str:
     said = {
         "fits": f"fits, {spare}",
         "tight": f"is tight, {spare} by the best figure and none by the highest",
-        "offloads": f"runs with layers in host memory ({layers})",
+        "offloads": f"runs with {_offloaded(estimate)} in host memory ({layers})",
         "streams_from_disk": f"runs off the disk, slowly ({layers})",
         "does_not_fit": f"does not fit{' host memory' if tightest.kind == 'host' else ''}, {spare}",
     }[estimate.verdict]
     return f"{subject(estimate)} {said}{_smaller_context(estimate)}"
+
+
+def _offloaded(estimate: EstimateReport) -> str:
+    """Return what is off the GPUs: whole layers, or tensors of layers that are counted as on them."""
+    placement = estimate.placement
+    return "tensors" if placement and placement.gpu_layers == placement.total_layers else "layers"
 
 
 def is_short(device: DeviceReport) -> bool:
@@ -142,6 +149,8 @@ def speed_sentence(estimate: EstimateReport) -> str:
 
 
 def _per_s(rate: float) -> str:
+    if rate < 1:
+        return f"{rate:.2g}"
     return f"{rate:.1f}" if rate < _SLOW else f"{rate:,.0f}"
 
 

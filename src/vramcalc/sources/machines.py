@@ -72,7 +72,10 @@ def _count_and_name(part: str, whole: str) -> tuple[int, str]:
 
 def hypothetical_card(size: str) -> GpuSpec:
     """Return a CUDA card with so much free, of which nothing else is known. Raises ``UsageError`` for none."""
-    n_bytes = parse_bytes(size)
+    try:
+        n_bytes = parse_bytes(size)
+    except ValueError as error:
+        raise UsageError(str(error), "write what is free on the card, e.g. 11776MiB") from error
     if n_bytes == 0:
         raise UsageError(f"a GPU of {size} holds nothing", "write what is free on the card, e.g. 11776MiB")
     stated = SizeFact(size=n_bytes, basis=Basis.EXACT, source="the request")

@@ -111,7 +111,8 @@ class Registry(Generic[_S]):
         entry_id = self._names.get(wanted)
         if entry_id is None:
             known = dict.fromkeys(name for entry in self._entries.values() for _, name in self._names_of(entry))
-            raise UnknownNameError(self.kind, name, known, see=f"`vramcalc {self.kind}s` lists them")
+            title = {"gpu": "GPU"}.get(self.kind, self.kind)
+            raise UnknownNameError(title, name, known, see=f"`vramcalc {self.kind}s` lists them")
         spec, variants = self.load(entry_id), self._variants(entry_id, wanted)
         write_cached(self.kind, key, {"spec": spec.model_dump(mode="json"), "variants": variants})
         return spec, variants

@@ -13,6 +13,7 @@ from msgspec import DecodeError, json
 from vramcalc.errors import BadInputError
 
 _MOST_DEPTH = 24
+_ADVICE = "the file is to be YAML: `name:` and its fields below it"
 _CACHE_FORMAT = 1  # raise when what is cached changes shape
 
 Raw = dict[str, Any]
@@ -79,11 +80,9 @@ def _parse(content: bytes, path: Path) -> Raw:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise BadInputError(
-            f"{path}{where}: {problem}", "a registry file is a YAML mapping from names to entries"
-        ) from error
+        raise BadInputError(f"{path}{where}: {problem}", _ADVICE) from error
     except (ValueError, RecursionError) as error:
-        raise BadInputError(f"{path}: {error}", "a registry file is a YAML mapping from names to entries") from error
+        raise BadInputError(f"{path}: {error}", _ADVICE) from error
     finally:
         loader.dispose()
 
@@ -120,6 +119,6 @@ def _check(root: Any, yaml: Any) -> None:  # noqa: ANN401 - yaml's nodes are unt
 
 def _as_json(found: object, path: Path) -> Raw:
     if not isinstance(found, dict):
-        raise BadInputError(f"{path}: the top level is not a mapping", "write `name:` and the entry's fields below it")
+        raise BadInputError(f"{path}: the top level is not a mapping", _ADVICE)
     plain: Raw = json.decode(json.encode(found, enc_hook=str))  # YAML's dates become the text people wrote
     return plain

@@ -35,7 +35,9 @@ class _GroupedQuery(Spec):
     fused: bool = False  # the checkpoint stores Q, K and V as one matrix
     v_is_k: bool = False  # no V matrix: values are the keys' projection; both are cached
     shares_cache: bool = False  # no K and V of its own: reads the cache of an earlier layer
-    output_gate: Literal["none", "in_query", "per_head"] = "none"  # in_query: the query matrix is twice as tall
+    output_gate: Literal["none", "in_query", "per_head", "whole"] = (
+        "none"  # in_query: the query matrix is twice as tall
+    )
     indexer: Indexer | None = None
 
     @model_validator(mode="after")
@@ -186,7 +188,16 @@ class KimiDelta(Spec):
     full_rank_gate: bool = False  # the output's gate is one matrix, not two through head_dim
 
 
-Mixer = Annotated[Mamba1 | Mamba2 | GatedDelta | KimiDelta, Field(discriminator="kind")]
+class ShortConv(Spec):
+    """LFM2's gated convolution over the last few tokens; no recurrent state beyond them."""
+
+    kind: Literal["short_conv"]
+    inner_dim: PositiveInt
+    conv_kernel: PositiveInt
+    bias: bool = False
+
+
+Mixer = Annotated[Mamba1 | Mamba2 | GatedDelta | KimiDelta | ShortConv, Field(discriminator="kind")]
 
 
 class GatedMlp(Spec):

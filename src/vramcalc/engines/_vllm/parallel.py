@@ -9,7 +9,18 @@ from vramcalc.placement.pipeline import stage_layers
 from vramcalc.placement.tensor_shares import VOCABULARY_MULTIPLE, Heads
 from vramcalc.specs.formats import ScaledFormat, WeightFormat
 from vramcalc.specs.machine import Machine
-from vramcalc.specs.model import GatedDelta, KimiDelta, LayerKind, Mamba1, Mamba2, Mixer, ModelSpec, MoeMlp, NoMlp
+from vramcalc.specs.model import (
+    GatedDelta,
+    KimiDelta,
+    LayerKind,
+    Mamba1,
+    Mamba2,
+    Mixer,
+    ModelSpec,
+    MoeMlp,
+    NoMlp,
+    ShortConv,
+)
 from vramcalc.specs.workload import Workload
 from vramcalc.units import round_up
 
@@ -165,7 +176,7 @@ def _mixer_heads(mixer: Mixer | None) -> int:
             return mixer.n_heads
         case GatedDelta():
             return mixer.n_key_heads
-        case Mamba1() | None:
+        case Mamba1() | ShortConv() | None:
             return 0
 
 
