@@ -17,8 +17,9 @@ from vramcalc.units import MIB
 MODELS, CARDS = model_registry(), gpu_registry()
 
 
-def engine(model_id: str, gpus: str, weight_format: str | None = None) -> Vllm:
-    return bind(Setup(MODELS.resolve(model_id), Machine(gpus=resolve_cards(gpus, CARDS).gpus), weight_format))
+def engine(model_id: str, gpus: str, weight_format: str | None = None, version: str | None = None) -> Vllm:
+    machine = Machine(gpus=resolve_cards(gpus, CARDS).gpus)
+    return bind(Setup(MODELS.resolve(model_id), machine, weight_format, version))
 
 
 def settled(bound: Vllm, **workload: Any) -> tuple[Proposal, Ledger]:
@@ -172,3 +173,37 @@ def test_narrow_experts_take_smaller_groups_and_are_padded_on_hopper(
 
     assert line.values["experts"] == loaded
     assert line.values["expert_padding"] == loaded * 256 // 192 - loaded
+
+
+_GPT_OSS_EXPERTS = 24 * 32
+
+
+@pytest.mark.parametrize(
+    ("version", "change"),
+    [
+        pytest.param(
+            "0.33",
+            (5888 + 3072) * 92 - (5760 + 2880) * 90 + 2 * (5760 + 2880),
+            id="0.33: scales of 5888 x 92 and 3072 x 92 for 5760 x 90 and 2880 x 90, biases twice as wide",
+        ),
+        pytest.param(
+            "0.19",
+            (5888 + 3072) * 90 + (5760 + 2880) * (1472 - 1440) + 2 * (5760 + 2880),
+            id="0.19: scales beside the loaded ones, 1440 bytes of a row padded to 1472",
+        ),
+        pytest.param(
+            "0.14", (5888 + 3072) * 90 + 2 * (5760 + 2880), id="0.11 to 0.14: scales beside the loaded ones, no padding"
+        ),
+    ],
+)
+def test_hopper_lays_mxfp4_experts_out_anew(version: str, change: int) -> None:
+    line = weights_of(settled(engine("gpt-oss-20b", "h100", None, version))[1])
+
+    assert line.values["swizzled_experts"] == _GPT_OSS_EXPERTS * change
+
+
+def test_experts_without_gate_are_padded_in_rows_and_columns() -> None:
+    """Up of 1856 x 2688 to 2048 x 2688, down of 2688 x 1856 to 2816 x 1920: 9 bits an element, 23 x 128 experts."""
+    line = weights_of(settled(engine("nemotron-3-nano-30b-a3b-nvfp4", "h100", None))[1])
+
+    assert line.values["expert_padding"] == 23 * 128 * (192 * 2688 + 2816 * 1920 - 2688 * 1856) * 9 // 16

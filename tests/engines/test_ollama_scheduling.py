@@ -1,6 +1,7 @@
 """Ollama's scheduler, environment and readouts. Rules: Ollama 0.33, server/sched.go, envconfig/config.go."""
 
 import pytest
+from msgspec.structs import replace
 from tests.engines.llama_cpp_models import MODELS, hypothetical
 
 from vramcalc.api import Request, answer
@@ -178,3 +179,20 @@ def test_layers_off_the_gpu_of_a_mac_are_not_mapped() -> None:
 
     assert found.verdict == "does_not_fit"
     assert any("turns mmap off" in note for note in found.notes)
+
+
+def test_the_tag_of_a_model_that_sees_brings_its_projector() -> None:
+    request = Request(model="gemma3:4b", gpus=["rtx3060"], engines=["ollama"])
+    found = answer(request).estimates[0]
+    without = answer(replace(request, mmproj="none")).estimates[0]
+    tower = next(line for line in found.lines if "vision projector" in line.why and line.component == "weights")
+    ps = {name: r.n_bytes for name, e in (("with", found), ("without", without)) for r in e.readouts[:1]}
+    compute = next(line for line in found.lines if "vision projector" in line.why and line.component != "weights")
+
+    assert found.devices[0].need_bytes - without.devices[0].need_bytes == tower.n_bytes + compute.n_bytes
+    assert "gemma3:4b brings its vision projector, billed as f16; --mmproj none leaves it out" in found.notes
+    assert ps["with"] - ps["without"] == compute.n_bytes  # the log names its weights no buffer
+
+
+def test_a_model_that_does_not_see_brings_none() -> None:
+    assert not any("projector" in line.why for line in estimate("qwen3:8b", "rtx3060").lines)

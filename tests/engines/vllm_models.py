@@ -274,6 +274,7 @@ _REGISTERED = {
     "Gemma-4-26B-A4B": "gemma-4-26b-a4b",
     "Llama-4-Scout": "llama-4-scout-17b-16e",
     "Nemotron-3-Nano-30B": "nemotron-3-nano-30b-a3b",
+    "Nemotron-3-Nano-NVFP4": "nemotron-3-nano-30b-a3b-nvfp4",
     "Nemotron-H-56B": "nemotron-h-56b",
     "Qwen3-Next-80B": "qwen3-next-80b-a3b",
     "Qwen3.5-27B": "qwen3.5-27b",

@@ -78,7 +78,7 @@ def test_the_registry_has_the_same_shape(name: str) -> None:
         kept.layers.kinds[k].attention for k in kept.layers.order()
     ]
     assert read.context == kept.context
-    assert read.gguf_architecture == kept.gguf_architecture
+    assert read.gguf_architecture == (kept.gguf_architecture or "none")
 
 
 @pytest.mark.parametrize(
@@ -272,6 +272,24 @@ def test_single_layers_are_left_out_and_others_quantised_otherwise(tmp_path: Pat
             "ghost",
         ),
         ("Qwen__Qwen3-8B", {"quantization_config": {"quant_method": "hqq", "nbits": 4}}, "hqq"),
+        ("Qwen__Qwen3-8B", {"quantization_config": {"quant_method": "fp8", "head_bits": 6}}, "head_bits"),
+        (
+            "Qwen__Qwen3-8B",
+            {"quantization_config": {"quant_method": "gptq", "bits": 4, "modules_in_block_to_quantize": [["q_proj"]]}},
+            "modules_in_block_to_quantize",
+        ),
+        (
+            "Qwen__Qwen3-8B",
+            {
+                "quantization_config": {
+                    "quant_method": "auto-round",
+                    "bits": 4,
+                    "packing_format": "auto_round:auto_gptq",
+                    "extra_config": {"lm_head": {"bits": 8}},
+                }
+            },
+            "extra_config",
+        ),
         ("Qwen__Qwen3-8B", {"quantization_config": {"bits": 4, "group_size": 64, "mode": "mxfp4"}}, "mxfp4"),
         (
             "Qwen__Qwen3-8B",

@@ -18,6 +18,7 @@ from vramcalc.specs.gpu import GpuSpec, OperatingSystem
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import ModelSpec
 
+_NO_PROJECTOR = "none"
 _PATH_MARKS = ("/", "\\")
 _MODEL_SUFFIXES = (".gguf", ".safetensors", ".json")
 _SOURCE_PREFIXES = ("hf:", "ollama:", "https:", "http:")
@@ -116,7 +117,10 @@ def _companions(request: Request, registry: Registry[ModelSpec]) -> Companions:
         quant = request.draft_quant
         draft = Draft(load_named(request.draft, registry), None if quant is None else quant.strip().lower())
     projector = None if request.mmproj is None else request.mmproj.strip().lower()
-    return Companions(draft, projector, tuple(resolve_adapter(text) for text in request.adapters))
+    adapters = tuple(resolve_adapter(text) for text in request.adapters)
+    if projector == _NO_PROJECTOR:
+        return Companions(draft, None, adapters, brings_projector=False)
+    return Companions(draft, projector, adapters)
 
 
 def _system(asked: OperatingSystem, gpus: Sequence[GpuSpec]) -> OperatingSystem:

@@ -148,7 +148,9 @@ class RequestOptions(Struct, frozen=True, kw_only=True):
     mmap: Annotated[bool, Option("--mmap/--no-mmap", help="Host weights are mapped from the file.")] = True
     mlock: Annotated[bool, Option("--mlock", help="Host weights stay in memory.")] = False
     repack: Annotated[bool, Option("--repack/--no-repack", help="Rearrange CPU weights.")] = True
-    mmproj: Annotated[str | None, Option(help="llama.cpp: load the vision tower, as f16, bf16, q8_0 or f32.")] = None
+    mmproj: Annotated[
+        str | None, Option(help="llama.cpp, Ollama: the vision tower as f16, bf16, q8_0 or f32; none.")
+    ] = None
     draft: Annotated[str | None, Option("--draft", "-md", help="llama.cpp: a draft model, named as --model.")] = None
     draft_quant: Annotated[str | None, Option(help="llama.cpp: the draft model's weight format.")] = None
     draft_gpu_layers: Annotated[

@@ -85,8 +85,12 @@ class Engine(Protocol):
     name: str
     version: str  # the rule set in force, e.g. "0.33"
     weight_format: str
-    margin_bytes: int  # what its own placement keeps free on each GPU before it moves layers off
     context_step: int  # tokens, the granularity of its longest context
+
+    @property
+    def margin_bytes(self) -> int:
+        """What its own placement keeps free on each GPU, of all that is billed, before it moves layers off."""
+        ...
 
     @property
     def maps_weights(self) -> bool:

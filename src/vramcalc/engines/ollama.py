@@ -32,7 +32,6 @@ from vramcalc.engines.base import Proposal, Readout, Setup
 from vramcalc.errors import RefusedError
 from vramcalc.formulas.capacity import usable_memory
 from vramcalc.ledger import HOST, Ledger
-from vramcalc.specs.model import GatedDelta
 from vramcalc.specs.workload import Workload
 from vramcalc.units import MIB
 
@@ -47,9 +46,16 @@ COMPANIONS = frozenset({"--mmproj", "--lora"})
 EARLY_VERSIONS = ("0.5", "0.6.7", "0.10")
 _UNKNOWN = ((0, 12, 0), (0, 30, 0))  # its own engine's graph, measured while loading, placed the layers
 
+_ONE_SLOT = frozenset(  # server/sched.go, load
+    {
+        *("mllama", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen3next", "lfm2", "lfm2moe"),
+        *("nemotron_h", "nemotron_h_moe", "nemotron_h_omni"),
+    }
+)
 _UNMAPPED = (
     "Ollama turns mmap off here: layers off the GPU must fit memory, where llama-server alone maps them from disk"
 )
+_TAGS_PROJECTOR = "f16"
 _CACHE_FORMATS = frozenset({"f16", "q8_0", "q4_0"})
 
 
@@ -59,10 +65,20 @@ def bind(setup: Setup) -> "Ollama | EarlyOllama":
     version = _rules_for(setup.version)
     weight_format = choose_format(setup, NAME)
     if version in VERSIONS:
-        return Ollama(setup, version, weight_format)
+        return Ollama(_with_projector(setup), version, weight_format)
     from vramcalc.engines._ollama.early import EARLY_RULES, EarlyOllama  # noqa: PLC0415 - start-up
 
     return EarlyOllama(setup, next(rules for rules in EARLY_RULES if rules.version == version), weight_format)
+
+
+def _with_projector(setup: Setup) -> Setup:
+    """Return the setup with the projector that the tag of a model that sees brings along, which is taken to be f16."""
+    companions = setup.companions
+    sees = any(tensor.role == "vision" and not tensor.in_gguf for tensor in setup.model.extra_tensors)
+    brings = companions.brings_projector and setup.model.ollama_tag is not None and setup.model.stored is None
+    if companions.projector is not None or not (sees and brings):
+        return setup
+    return replace(setup, companions=replace(companions, projector=_TAGS_PROJECTOR))
 
 
 def _rules_for(version: str | None) -> str:
@@ -103,6 +119,7 @@ class Ollama(LlamaProcess):
         fitted = self._fit(settled, run, devices)
         notes = (
             *self._format_notes(),
+            *self._projector_notes(),
             *self._context_notes(workload, settled),
             *cache_notes(run, self._gpus(devices), self._model),
             *self._margin_notes(fitted, devices),
@@ -163,9 +180,8 @@ class Ollama(LlamaProcess):
 
     @property
     def _has_one_slot(self) -> bool:
-        """Whether Ollama forces one slot: embedding models, and those of gated delta nets."""
-        kinds = self._model.layers.kinds.values()
-        return self._model.is_encoder or any(isinstance(kind.mixer, GatedDelta) for kind in kinds)
+        """Whether Ollama forces one slot: embedding models, and some architectures."""
+        return self._model.is_encoder or self._model.gguf_architecture in _ONE_SLOT
 
     def _context(self, workload: Workload) -> int:
         """Return the context asked for, at most the trained one, or the default by total VRAM."""
@@ -204,10 +220,15 @@ class Ollama(LlamaProcess):
         margins = self._margins(devices)
         return Fit(self._meter, free, run, is_context_free=False, fixed=fixed, margins=margins).solve()
 
+    @property
+    def margin_bytes(self) -> int:
+        """What the fit keeps free: Ollama raises it by the size of a projector's file."""
+        return super().margin_bytes + (0 if self._projector is None else self._projector.weight_bytes)
+
     def _margins(self, devices: tuple[str, ...]) -> tuple[int, ...]:
-        """Return what the fit keeps free: Ollama raises it by a projector's file, and llama-server once more."""
-        file_size = 0 if self._projector is None else self._projector.weight_bytes
-        return tuple(margin + file_size for margin in super()._margins(devices))
+        """Return the margins asked of the fit; llama-server adds the projector, which is billed too."""
+        more = self.margin_bytes - super().margin_bytes
+        return tuple(margin + more for margin in super()._margins(devices))
 
     def _devices(self, proposal: Proposal) -> tuple[str, ...]:
         """Return the cards of a placement: the one that holds everything, or all."""
@@ -225,6 +246,11 @@ class Ollama(LlamaProcess):
         if self._has_one_slot and (workload.n_sequences or 1) > 1:
             kind = "an embedding model" if self._model.is_encoder else self._model.name
             yield f"Ollama gives {kind} one slot: requests run one after another"
+
+    def _projector_notes(self) -> Iterator[str]:
+        if self._projector is not None:
+            brought = f"{self._model.ollama_tag} brings its vision projector" if self._model.ollama_tag else "projector"
+            yield f"{brought}, billed as {self._companions.projector}; --mmproj none leaves it out"
 
     def _margin_notes(self, fitted: Fitted, devices: tuple[str, ...]) -> Iterator[str]:
         reading = self._meter.read(fitted.layout, fitted.run)

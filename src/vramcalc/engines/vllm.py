@@ -14,6 +14,7 @@ from vramcalc.engines._vllm import billing
 from vramcalc.engines._vllm.buffers import step_buffers
 from vramcalc.engines._vllm.command import serve_command
 from vramcalc.engines._vllm.coverage import HANDLES, is_unmeasured, refuse_stages, refuse_uncovered
+from vramcalc.engines._vllm.experts import swizzle_for
 from vramcalc.engines._vllm.fitted import StepShape
 from vramcalc.engines._vllm.formats import ChosenFormat, cache_format, choose_format
 from vramcalc.engines._vllm.messages import Cache, Rank, rank_at_start, start_up
@@ -207,16 +208,17 @@ class Vllm:
     def _stage_weights(self, parallel: Parallel) -> tuple[RankWeights, ...]:
         found = self._weights.get(parallel)
         if found is None:
-            triton = capability(self._card)[0] == _HOPPER
+            card = capability(self._card)
+            triton = card[0] == _HOPPER
             rules = WeightRules(
                 model=self._model,
                 storage=self._chosen.storage,
                 dtype=self._chosen.dtype,
-                card=capability(self._card),
-                expert_multiple=self._rules.expert_multiple if triton else 128,
+                card=card,
+                expert_multiple=64 if triton else 128,
                 hidden_multiple=1 if triton else 256,
                 copies_latent=self._rules.copies_latent,
-                pads_scales=self._rules.pads_scales,
+                swizzle=swizzle_for(self._rules) if triton else None,
             )
             found = rules.stages(
                 parallel.tensor,
@@ -274,7 +276,7 @@ class Vllm:
         yield from self._step_lines(workload, parallel, stage, gpu)
         has_head = stage == parallel.pipeline - 1
         talking = parallel.expert_ranks if self._model.is_moe else parallel.tensor
-        yield billing.growth_line(gpu, talking, self._rules, has_head=has_head)
+        yield billing.growth_line(gpu, talking, self._rules, sampled_dim=self._model.vocabulary if has_head else 0)
         yield from billing.runtime_lines(gpu, talking * parallel.pipeline)
 
     def _step_lines(self, workload: Workload, parallel: Parallel, stage: int, gpu: GpuSpec) -> Iterator[Line]:

@@ -41,8 +41,9 @@ def _grouped_query(hidden: int, a: GroupedQueryAttention) -> Iterator[TensorGrou
     else:
         yield from (TensorGroup(name, "attention", (rows, hidden), split) for name, rows, split in parts)
     yield TensorGroup("attn_output", "attention", (hidden, a.n_heads * a.value_dim), Split.ROW)
-    if a.output_gate == "per_head":
-        yield TensorGroup("attn_gate", "attention", (a.n_heads, hidden), Split.COLUMN)
+    if a.output_gate in ("per_head", "whole"):
+        rows = a.n_heads if a.output_gate == "per_head" else a.n_heads * a.value_dim
+        yield TensorGroup("attn_gate", "attention", (rows, hidden), Split.COLUMN)
     if a.qkv_bias:
         yield from (TensorGroup(f"{name}.bias", "attention", (rows,), split) for name, rows, split in parts)
     if a.output_bias:
@@ -72,6 +73,8 @@ def _latent(hidden: int, a: LatentAttention) -> Iterator[TensorGroup]:
     yield TensorGroup("attn_k_b", "attention", (a.latent_dim, a.nope_dim), Split.COLUMN, copies=a.n_heads)
     yield TensorGroup("attn_v_b", "attention", (a.v_head_dim, a.latent_dim), Split.COLUMN, copies=a.n_heads)
     yield TensorGroup("attn_output", "attention", (hidden, a.n_heads * a.v_head_dim), Split.ROW)
+    if a.output_gate:
+        yield TensorGroup("attn_gate", "attention", (a.n_heads * a.v_head_dim, hidden), Split.COLUMN)
     if a.indexer is not None:
         yield from _indexer(hidden, a.query_rank or hidden, a.indexer)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from vramcalc.formulas.tensors import Split, TensorGroup
-from vramcalc.specs.model import GatedDelta, KimiDelta, Mamba1, Mamba2, Mixer
+from vramcalc.specs.model import GatedDelta, KimiDelta, Mamba1, Mamba2, Mixer, ShortConv
 
 
 def mixer_tensors(hidden: int, mixer: Mixer | None) -> Iterator[TensorGroup]:
@@ -11,7 +11,7 @@ def mixer_tensors(hidden: int, mixer: Mixer | None) -> Iterator[TensorGroup]:
 
     Source:
         transformers 5.23: modeling_mamba.py, modeling_mamba2.py, modeling_jamba.py, modeling_qwen3_next.py,
-        modeling_kimi_linear.py; names as llama.cpp's converter gives them.
+        modeling_kimi_linear.py, modeling_lfm2.py; names as llama.cpp's converter gives them.
     """
     match mixer:
         case Mamba1():
@@ -22,6 +22,8 @@ def mixer_tensors(hidden: int, mixer: Mixer | None) -> Iterator[TensorGroup]:
             yield from _gated_delta(hidden, mixer)
         case KimiDelta():
             yield from _kimi_delta(hidden, mixer)
+        case ShortConv():
+            yield from _short_conv(hidden, mixer)
         case None:
             pass
 
@@ -89,7 +91,9 @@ def _kimi_delta(hidden: int, m: KimiDelta) -> Iterator[TensorGroup]:
     for part in ("q", "k", "v"):
         yield _column(f"attn_{part}", inner, hidden)
         yield _column(f"ssm_conv1d_{part}", inner, m.conv_kernel)
-    for gate in ("f", "g"):
+    if m.full_rank_gate:
+        yield _column("ssm_g", inner, hidden)
+    for gate in ("f",) if m.full_rank_gate else ("f", "g"):
         yield TensorGroup(f"ssm_{gate}_a", "recurrent", (m.head_dim, hidden))
         yield _column(f"ssm_{gate}_b", inner, m.head_dim)
     yield _column("ssm_dt.bias", inner)
@@ -97,3 +101,13 @@ def _kimi_delta(hidden: int, m: KimiDelta) -> Iterator[TensorGroup]:
     yield _column("ssm_beta", m.n_heads, hidden)
     yield TensorGroup("ssm_norm.weight", "norm", (m.head_dim,))
     yield TensorGroup("attn_output", "recurrent", (hidden, inner), Split.ROW)
+
+
+def _short_conv(hidden: int, m: ShortConv) -> Iterator[TensorGroup]:
+    yield _column("shortconv_in", 3 * m.inner_dim, hidden)
+    yield _column("shortconv_conv", m.inner_dim, m.conv_kernel)
+    yield TensorGroup("shortconv_out", "recurrent", (hidden, m.inner_dim), Split.ROW)
+    if m.bias:
+        yield _column("shortconv_in.bias", 3 * m.inner_dim)
+        yield _column("shortconv_conv.bias", m.inner_dim)
+        yield TensorGroup("shortconv_out.bias", "recurrent", (hidden,))

@@ -55,9 +55,7 @@ def _experts(hidden: int, mlp: MoeMlp) -> Iterator[TensorGroup]:
     if mlp.router_scale:
         yield TensorGroup("ffn_gate_inp.scale", "router", (hidden,))
         yield TensorGroup("ffn_down_exps.scale", "router", (n,))
-    if mlp.latent_dim is not None:
-        yield TensorGroup("ffn_latent_down", "mlp", (mlp.latent_dim, hidden))
-        yield TensorGroup("ffn_latent_up", "mlp", (hidden, mlp.latent_dim))
+    yield from _narrower_stream(hidden, mlp)
     yield from _matrices(_up(ff, width, "_exps", "experts", n), gated=mlp.gated)
     if mlp.expert_bias:
         if mlp.gated:
@@ -70,3 +68,12 @@ def _experts(hidden: int, mlp: MoeMlp) -> Iterator[TensorGroup]:
             yield TensorGroup("ffn_gate_inp_shexp", "shared_experts", (hidden,))
     if mlp.dense_ff_dim:
         yield from _matrices(_up(mlp.dense_ff_dim, hidden), gated=True)
+
+
+def _narrower_stream(hidden: int, mlp: MoeMlp) -> Iterator[TensorGroup]:
+    if mlp.latent_dim is None:
+        return
+    yield TensorGroup("ffn_latent_down", "mlp", (mlp.latent_dim, hidden))
+    yield TensorGroup("ffn_latent_up", "mlp", (hidden, mlp.latent_dim))
+    if mlp.latent_norm:
+        yield TensorGroup("ffn_latent_norm.weight", "norm", (mlp.latent_dim,))

@@ -16,6 +16,7 @@ from vramcalc.specs.model import (
     Mamba2,
     Mixer,
     NoAttention,
+    ShortConv,
     SlidingAttention,
 )
 
@@ -106,6 +107,7 @@ def state_elements(mixer: Mixer | None) -> StateElements:
         mamba2: conv [conv_kernel - 1, inner_dim + 2 * n_groups * state_dim], recurrent [n_heads, head_dim, state_dim]
         gated_delta: conv [conv_kernel - 1, 2 * keys + values], recurrent [n_value_heads, value_dim, key_dim]
         kimi_delta: conv [conv_kernel - 1, 3 * inner], recurrent [n_heads, head_dim, head_dim]
+        short_conv: conv [conv_kernel - 1, inner_dim]
 
     Source:
         vLLM 0.33, model_executor/layers/mamba/mamba_utils.py; llama.cpp, src/llama-hparams.cpp. transformers keeps
@@ -127,5 +129,7 @@ def state_elements(mixer: Mixer | None) -> StateElements:
         case KimiDelta():
             inner = mixer.n_heads * mixer.head_dim
             return StateElements((mixer.conv_kernel - 1) * 3 * inner, inner * mixer.head_dim)
+        case ShortConv():
+            return StateElements((mixer.conv_kernel - 1) * mixer.inner_dim, 0)
         case None:
             return StateElements(0, 0)

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from vramcalc.specs.model import Role
 
-_CONVOLUTIONS = frozenset({"ssm_conv1d", "ssm_conv1d_q", "ssm_conv1d_k", "ssm_conv1d_v"})
+_CONVOLUTIONS = frozenset({"ssm_conv1d", "ssm_conv1d_q", "ssm_conv1d_k", "ssm_conv1d_v", "shortconv_conv"})
 _STATE_SPACES = frozenset({"ssm_a", "ssm_d"})  # mamba1 has a matrix of decays
 
 

@@ -6,9 +6,19 @@ from typing import Any, Literal
 from msgspec import Struct, field
 
 Order = Literal[
-    "uniform", "bidirectional", "types", "window", "upper_window", "blocks", "nemotron", "periods", "kimi", "compressed"
+    "uniform",
+    "bidirectional",
+    "types",
+    "window",
+    "upper_window",
+    "blocks",
+    "nemotron",
+    "periods",
+    "kimi",
+    "compressed",
+    "listed",
 ]
-MlpOrder = Literal["dense", "moe", "first_dense", "sparse_step", "interleaved", "order", "hashed"]
+MlpOrder = Literal["dense", "moe", "first_dense", "span", "sparse_step", "interleaved", "order", "hashed"]
 Names = dict[str, str]
 
 
@@ -30,9 +40,10 @@ class Dialect(Struct, frozen=True, kw_only=True):
     tied: bool = False  # unless tie_word_embeddings says otherwise
     norm: Literal["rms", "layer"] = "rms"
     n_norms: int | str = 2
+    n_norms_first: int | None = None  # of the first layer, where it has fewer
     final_norm: bool = True
     has_head: bool = True
-    head_bias: bool = False
+    head_bias: bool | str = False
     restate: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None  # the same keys as other dialects state them
     extras: Callable[[Mapping[str, Any]], Sequence[dict[str, Any]]] | None = None  # tensors outside the layers
     layer_order: Order = "uniform"
@@ -45,10 +56,12 @@ class Dialect(Struct, frozen=True, kw_only=True):
     qk_norm_key: str | None = None  # only where it is true
     sinks: bool = False
     fused: bool = False
-    output_gate: Literal["none", "in_query", "per_head"] = "none"
+    fused_mlp: bool = False  # gate and up alone
+    mha: bool = False  # as many KV heads as heads where the config states none; the other classes have a number
+    output_gate: Literal["none", "in_query", "per_head", "whole"] = "none"
     gguf_window: bool = True
     indexer: bool = False
-    mixer: Literal["none", "mamba1", "mamba2", "gated_delta", "kimi_delta"] = "none"
+    mixer: Literal["none", "mamba1", "mamba2", "gated_delta", "kimi_delta", "short_conv"] = "none"
     mixer_norms: bool = False  # mamba1's inner norms
     mlp: Literal["gated", "plain"] = "gated"
     mlp_bias: bool | str = False
@@ -72,6 +85,8 @@ class Envelope(Struct, frozen=True, kw_only=True):
     tower: str = ""  # empty: no vision tower
     audio_tower: str | None = None
     tied: bool = False
+    ties: Literal["top", "text", "either"] = "text"  # whose flag counts; text: its own where the top has none
+    any_text: bool = False  # the text section names its own type
     harmless: frozenset[str] = frozenset()
     tower_defaults: Mapping[str, object] | None = None  # of a class that builds its tower without being told to
     text_names: Names = field(default_factory=dict)

@@ -13,6 +13,8 @@ from vramcalc.sources._config_dialect import Dialect, words
 
 Raw = dict[str, Any]
 _POSITIONS_BEFORE_THE_FIRST = 2  # RoBERTa counts positions from behind the padding token's
+_MASKED = ("ForMaskedLM", "ForCausalLM", "LMHeadModel")
+_POSITIONS = 512  # where a config states none
 _LABELS = 2  # of a classifier that lists none
 
 
@@ -42,11 +44,24 @@ def _dense(name: str, rows: int, columns: int) -> list[Raw]:
     return [{"name": name, "shape": (rows, columns)} | shared, {"name": f"{name}.bias", "shape": (rows,)} | shared]
 
 
+def _masked(raw: Mapping[str, Any]) -> list[Raw]:
+    """Return a masked language model's head; its matrix is the embedding."""
+    hidden, vocabulary = _counts(raw, "hidden_size", "vocab_size")
+    norms = [{"name": f"predictions.norm.{part}", "role": "norm", "shape": (hidden,)} for part in ("weight", "bias")]
+    return [
+        *_dense("predictions", hidden, hidden),
+        *(norm | {"in_gguf": False} for norm in norms),
+        {"name": "predictions.output.bias", "role": "head", "shape": (vocabulary,), "in_gguf": False},
+    ]
+
+
 def _heads(raw: Mapping[str, Any]) -> list[Raw]:
-    """Return what stands on top: a pooler, or a classifier with or without one."""
-    hidden, labels = _counts(raw, "hidden_size")[0], raw.get("id2label")
+    """Return what stands on top: a pooler, a masked language model's head, or a classifier with or without a pooler."""
+    hidden, labels, name = _counts(raw, "hidden_size")[0], raw.get("id2label"), _classes(raw)
     n_labels = len(labels) if isinstance(labels, dict) else _LABELS
-    is_classifier = _classes(raw).endswith("ForSequenceClassification")
+    if name.endswith(_MASKED):
+        return _masked(raw)
+    is_classifier = name.endswith("ForSequenceClassification")
     if is_classifier and raw.get("counts_past_padding"):  # RoBERTa's has a layer of its own
         return [*_dense("classifier.dense", hidden, hidden), *_dense("classifier.out", n_labels, hidden)]
     pooler = _dense("pooler", hidden, hidden)
@@ -59,11 +74,12 @@ def _bert_extras(raw: Mapping[str, Any]) -> list[Raw]:
 
 def _bert(raw: Mapping[str, Any]) -> Raw:
     found = {key: value for key, value in raw.items() if (key, value) != ("position_embedding_type", "absolute")}
-    return found | {"n_positions": raw.get("max_position_embeddings")}
+    filled_in = {"type_vocab_size": 2, "max_position_embeddings": _POSITIONS} | found
+    return filled_in | {"n_positions": filled_in["max_position_embeddings"]}
 
 
 def _roberta(raw: Mapping[str, Any]) -> Raw:
-    positions = raw.get("max_position_embeddings")
+    positions = raw.get("max_position_embeddings", _POSITIONS)
     usable = positions - _POSITIONS_BEFORE_THE_FIRST if isinstance(positions, int) else positions
     return _bert(raw) | {"max_position_embeddings": usable, "counts_past_padding": True}
 
@@ -79,6 +95,8 @@ _BERT = Dialect(
     output_bias=True,
     mlp="plain",
     mlp_bias=True,
+    mha=True,
+    must_be={"tie_word_embeddings": True},
     restate=_bert,
     extras=_bert_extras,
     harmless=words(
@@ -87,6 +105,51 @@ _BERT = Dialect(
         "sentence_transformers n_positions counts_past_padding"
     ),
 )
+
+
+def _modern_extras(raw: Mapping[str, Any]) -> list[Raw]:
+    """Return ModernBERT's norm of the embedding, and what stands on top: a dense layer and a norm below every head."""
+    hidden, vocabulary = _counts(raw, "hidden_size", "vocab_size")
+    labels, name = raw.get("id2label"), _classes(raw)
+    n_labels = len(labels) if isinstance(labels, dict) else _LABELS
+    found: list[Raw] = [{"name": "token_embd_norm.weight", "role": "norm", "shape": (hidden,)}]
+    if name.endswith((*_MASKED, "ForSequenceClassification")):
+        dense = _dense("head", hidden, hidden)
+        found += dense if raw.get("classifier_bias") is True else dense[:1]
+        found.append({"name": "head.norm", "role": "norm", "shape": (hidden,), "in_gguf": False})
+    if name.endswith("ForSequenceClassification"):
+        found += _dense("classifier", n_labels, hidden)
+    elif name.endswith(_MASKED) and raw.get("decoder_bias", True) is True:
+        found.append({"name": "decoder.bias", "role": "head", "shape": (vocabulary,), "in_gguf": False})
+    return found
+
+
+_MODERN = Dialect(
+    family="modernbert",
+    n_norms_first=1,
+    has_head=False,
+    mha=True,
+    layer_order="bidirectional",
+    qkv_bias="attention_bias",
+    output_bias="attention_bias",
+    fused=True,
+    mlp_bias="mlp_bias",
+    extras=_modern_extras,
+    must_be={"tie_word_embeddings": True},
+    must_be_off=("norm_bias",),
+    harmless=words(
+        "classifier_bias classifier_activation classifier_pooling cls_token_id decoder_bias deterministic_flash_attn "
+        "embedding_dropout global_attn_every_n_layers global_rope_theta gradient_checkpointing layer_types "
+        "initializer_cutoff_factor local_attention local_rope_theta mlp_dropout position_embedding_type "
+        "reference_compile repad_logits_with_grad sparse_pred_ignore_index sparse_prediction"
+    ),
+)
 _ROBERTA = replace(_BERT, family="roberta", restate=_roberta)
 
-ENCODERS: Mapping[str, Dialect] = {"bert": _BERT, "roberta": _ROBERTA, "xlm-roberta": _ROBERTA}
+ENCODERS: Mapping[str, Dialect] = {
+    "bert": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "modernbert": _MODERN,
+}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from vramcalc.errors import BadInputError
+from vramcalc.sources._config_quant_keys import unknown_key
 from vramcalc.sources._config_storage import KEPT, Named, Quantised
 from vramcalc.specs.format_names import scaled_format
 
@@ -19,6 +20,7 @@ _MX_GROUP = 32
 _MLX_GROUP = 64
 _LISTS = ("modules_to_not_convert", "ignore", "exclude_modules", "llm_int8_skip_modules")
 _MOST_NAMED = 1 << 17
+_UNSET: tuple[object, ...] = (None, False, [], {})  # what a key that is not there would say
 _Section = Mapping[str, Any]
 
 
@@ -32,6 +34,9 @@ def read_quantised(section: _Section | None, beside: _Section | None, where: str
         reader = METHODS.get(str(method))
         if reader is None:
             raise _unknown(where, "quant_method", method)
+        strange = unknown_key(str(method), (key for key, value in section.items() if value not in _UNSET))
+        if strange is not None:
+            raise _unknown(where, strange, section[strange])
         return reader(section, where)
     if beside:
         inner, where = beside.get("quantization"), f"{where} (hf_quant_config.json)"

@@ -15,20 +15,21 @@ _MOST = 1 << 40  # no count in a config is larger
 # Keys of every dialect that change no shape: tokens, generation, training, numerics, housekeeping.
 HARMLESS = words(
     """
-    _attn_implementation _name_or_path activation_function add_cross_attention architectures attention_dropout
-    attn_pdrop auto_map aux_loss_alpha bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward
-    classifier_dropout cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dropout dtype
-    early_stopping embd_pdrop encoder_no_repeat_ngram_size eos_token_id ep_size exponential_decay_length_penalty
-    finetuning_task forced_bos_token_id forced_eos_token_id hidden_act hidden_activation hidden_dropout
-    hidden_dropout_prob id2label ignore_index initializer_factor initializer_range is_decoder is_encoder_decoder
-    label2id layer_norm_eps layer_norm_epsilon length_penalty max_length min_length model_type n_group
-    no_repeat_ngram_size norm_eps norm_topk_prob num_beam_groups num_beams num_return_sequences output_attentions
-    output_hidden_states output_past output_router_logits output_scores pad_token_id prefix pretraining_tp
-    problem_type pruned_heads remove_invalid_values repetition_penalty resid_pdrop return_dict
-    return_dict_in_generate rms_norm_eps rope_interleave rope_theta routed_scaling_factor router_aux_loss_coef
-    router_jitter_noise scoring_func sep_token_id seq_aux suppress_tokens task_specific_params temperature
-    tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p topk_group topk_method torch_dtype torchscript
-    transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache
+    _attn_implementation _flash_attn_2_enabled _name_or_path activation_function add_cross_attention architectures
+    attention_dropout attn_pdrop auto_map aux_loss_alpha bad_words_ids begin_suppress_tokens bos_token_id
+    chunk_size_feed_forward classifier_dropout cross_attention_hidden_size decoder_start_token_id diversity_penalty
+    do_sample dropout dtype early_stopping embd_pdrop encoder_no_repeat_ngram_size eos_token_id ep_size
+    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id hidden_act
+    hidden_activation hidden_dropout hidden_dropout_prob id2label ignore_index initializer_factor initializer_range
+    is_composition is_decoder is_encoder_decoder label2id layer_norm_eps layer_norm_epsilon length_penalty max_length
+    min_length model_type n_group neftune_noise_alpha no_repeat_ngram_size norm_eps norm_topk_prob num_beam_groups
+    num_beams num_return_sequences output_attentions output_hidden_states output_past output_router_logits output_scores
+    pad_token_id prefix pretraining_tp problem_type pruned_heads remove_invalid_values repetition_penalty resid_pdrop
+    return_dict return_dict_in_generate rms_norm_eps rope_interleave rope_theta routed_scaling_factor
+    router_aux_loss_coef router_jitter_noise scoring_func sep_token_id seq_aux suppress_tokens task_specific_params
+    temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p topk_group topk_method torch_dtype
+    torchscript transformers.js_config transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16
+    use_cache
     """
 )
 
@@ -61,6 +62,7 @@ def _depth(found: object) -> int:
 _SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "num_experts": ("num_local_experts", "n_routed_experts", "num_experts"),
     "num_experts_per_tok": ("num_experts_per_tok",),
+    "sliding_window_pattern": ("sliding_window_pattern", "_sliding_window_pattern"),
     "vt_hidden_size": ("hidden_size",),
     "vt_intermediate_size": ("intermediate_size",),
     "vt_num_hidden_layers": ("num_hidden_layers",),
@@ -84,6 +86,7 @@ class Keys:
         defaults: Mapping[str, object] | None = None,
     ) -> None:
         self._raw = {key: value for key, value in raw.items() if value is not None}
+        self._nulls = raw.keys() - self._raw.keys()
         self._names = names or {}
         self._defaults = defaults or {}
         self._used: set[str] = set()
@@ -92,6 +95,10 @@ class Keys:
     def __contains__(self, name: str) -> bool:
         """Whether the config itself states the key."""
         return self._key(name) in self._raw
+
+    def is_null(self, name: str) -> bool:
+        """Whether the config states that there is none, rather than nothing."""
+        return self._names.get(name, name) in self._nulls
 
     def _key(self, name: str) -> str:
         first = self._names.get(name, name)

@@ -29,6 +29,9 @@ def read_mixer(keys: Keys, dialect: Dialect) -> Raw:
             }
         case "kimi_delta":
             return _kimi_delta(keys)
+        case "short_conv":
+            sizes = {"inner_dim": keys.count("hidden_size"), "conv_kernel": keys.count("conv_L_cache", 3)}
+            return {"kind": "short_conv", "bias": keys.flag("conv_bias")} | sizes
         case "none":
             raise keys.error("layer_types", "has a recurrent layer, which this model type has not")
 

@@ -18,7 +18,7 @@ _LAYER_PREFIXES = (
     "layers",
 )
 _ATTENTION = ("self_attn", "attn", "attention", "mixer")
-_MIXER = ("linear_attn", "mixer", "mamba", "self_attn")
+_MIXER = ("linear_attn", "mixer", "mamba", "self_attn", "conv")
 _DENSE = ("mlp", "feed_forward", "ffn", "mixer")
 _MOE = ("mlp", "block_sparse_moe", "mixer", "ffn", "feed_forward", "moe")
 _SHARED = ("shared_experts", "shared_expert", "shared_mlp")
@@ -75,6 +75,8 @@ _LEAVES: Mapping[str, tuple[str, ...]] = {
     "indexer_compressor_kv": ("indexer.compressor.wkv",),
     "indexer_compressor_gate": ("indexer.compressor.wgate",),
     "indexer_compressor_ape": ("indexer.compressor.ape",),
+    "shortconv_in": ("in_proj",),
+    "shortconv_out": ("out_proj",),
     "ssm_in": ("in_proj",),
     "ssm_out": ("out_proj",),
     "ssm_x": ("x_proj",),

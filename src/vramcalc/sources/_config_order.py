@@ -1,13 +1,12 @@
 """Which kind of layer stands where, by the rule of the dialect."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from vramcalc.sources._config_dialect import Dialect, MlpOrder, Order
+from vramcalc.sources._config_dialect import Dialect, Order
 from vramcalc.sources._config_keys import Keys
+from vramcalc.sources._config_places import MLPS, Place
 
 _TYPES = {  # as configs call them -> as we do
     "full_attention": "full",
@@ -15,6 +14,7 @@ _TYPES = {  # as configs call them -> as we do
     "sliding_attention": "sliding",
     "chunked_attention": "chunked",
     "linear_attention": "linear",
+    "conv": "linear",
     "mamba": "linear",
     "minimax_m3_sparse": "sparse",
     "hybrid": "hybrid",
@@ -26,20 +26,6 @@ _COMPRESSED = {"sliding_attention": 0, "compressed_sparse_attention": 4, "heavil
 _INDEXED = ("deepseek_sparse_attention", "indexed_attention")
 
 
-class Place(Struct, frozen=True):
-    """What stands in one layer: our names of its attention and MLP, and what differs from the other layers."""
-
-    attention: str  # full, sliding, chunked, linear, hybrid, sparse, none
-    mlp: str = "dense"  # dense, moe, hashed, none
-    n_heads: int | None = None
-    n_kv_heads: int | None = None
-    head_dim: int | None = None
-    ff_dim: int | None = None
-    indexed: bool = True  # has an indexer of its own, where the dialect has indexers
-    shares_cache: bool = False
-    ratio: int | None = None
-
-
 def layer_places(keys: Keys, dialect: Dialect) -> list[Place]:
     """Return what stands in each layer."""
     if dialect.layer_order == "nemotron":
@@ -48,7 +34,7 @@ def layer_places(keys: Keys, dialect: Dialect) -> list[Place]:
     if not 0 < n_layers <= 4096:  # noqa: PLR2004 - as LayerStack has it
         raise keys.error("num_hidden_layers", f"is no number of layers: {n_layers}")
     places = _ORDERS[dialect.layer_order](keys, dialect, n_layers)
-    return _MLPS[dialect.mlp_order](keys, places)
+    return MLPS[dialect.mlp_order](keys, places)
 
 
 def _typed(keys: Keys, key: str, value: object) -> str:
@@ -69,8 +55,8 @@ def _uniform(keys: Keys, dialect: Dialect, n: int) -> list[Place]:
             return [Place("full") for _ in range(n)]
 
 
-def _bidirectional(_: Keys, __: Dialect, n: int) -> list[Place]:
-    return [Place("bidirectional") for _ in range(n)]
+def _bidirectional(_: Keys, dialect: Dialect, n: int) -> list[Place]:
+    return [Place("bidirectional", n_norms=None if i else dialect.n_norms_first) for i in range(n)]
 
 
 def _indexed(keys: Keys, n: int) -> list[Place]:
@@ -209,6 +195,13 @@ def _periods(keys: Keys, _: Dialect, n: int) -> list[Place]:
     ]
 
 
+def _listed(keys: Keys, _: Dialect, n: int) -> list[Place]:
+    """Bamba: attention where the list has the layer's index, a mixer elsewhere."""
+    listed = keys.items("attn_layer_indices") or []
+    keys.ignore("layers_block_type", "layer_types")  # the list again
+    return [Place("full" if i in listed else "linear") for i in range(n)]
+
+
 def _kimi(keys: Keys, dialect: Dialect, n: int) -> list[Place]:
     if "layer_types" in keys:
         return _types(keys, dialect, n)
@@ -235,67 +228,6 @@ def _compressed(keys: Keys, _: Dialect, n: int) -> list[Place]:
     return [Place("compressed", ratio=_RATIOS[ratio]) for ratio in ratios]
 
 
-def _all(mlp: str) -> Callable[[Keys, list[Place]], list[Place]]:
-    return lambda _, places: [replace(place, mlp=mlp) for place in places]
-
-
-def _as_ordered(_: Keys, places: list[Place]) -> list[Place]:
-    return places
-
-
-def _with_experts(places: list[Place], where: Callable[[int], object]) -> list[Place]:
-    return [replace(place, mlp="moe" if where(i) else "dense") for i, place in enumerate(places)]
-
-
-def _moe(keys: Keys, places: list[Place]) -> list[Place]:
-    return _with_experts(places, lambda _: keys.count("num_experts"))
-
-
-def _first_dense(keys: Keys, places: list[Place]) -> list[Place]:
-    n = len(places)
-    first, frequency = keys.count("first_k_dense_replace", 0), keys.get("moe_layer_freq", 1)
-    stated = keys.items("mlp_layer_types", n)
-    if stated is not None:
-        for kind in stated:
-            if kind not in ("dense", "sparse"):
-                raise keys.error("mlp_layer_types", f"has an unknown layer type: {kind!r:.80}")
-        return _with_experts(places, lambda i: stated[i] == "sparse")
-    if isinstance(frequency, list):
-        each: list[Any] = keys.items("moe_layer_freq", n) or []
-        return _with_experts(places, lambda i: each[i])
-    every = keys.count("moe_layer_freq", 1)
-    if not every:
-        raise keys.error("moe_layer_freq", "is zero")
-    return _with_experts(places, lambda i: i >= first and i % every == 0)
-
-
-def _sparse_step(keys: Keys, places: list[Place]) -> list[Place]:
-    step, dense = keys.count("decoder_sparse_step", 1), keys.items("mlp_only_layers") or []
-    has_experts = keys.count("num_experts", 0) > 0
-    return _with_experts(places, lambda i: has_experts and step and i not in dense and (i + 1) % step == 0)
-
-
-def _interleaved(keys: Keys, places: list[Place]) -> list[Place]:
-    step = keys.count("interleave_moe_layer_step", 1)
-    stated = keys.items("moe_layers")
-    if not step:
-        raise keys.error("interleave_moe_layer_step", "is zero")
-    chosen = range(step - 1, len(places), step) if stated is None else stated
-    return _with_experts(places, lambda i: i in chosen)
-
-
-def _hashed(keys: Keys, places: list[Place]) -> list[Place]:
-    stated = keys.items("mlp_layer_types", len(places))
-    n = keys.count("num_hash_layers", 3)
-    if stated is not None:
-        names = {"hash_moe": "hashed", "moe": "moe"}
-        for kind in stated:
-            if str(kind) not in names:
-                raise keys.error("mlp_layer_types", f"has an unknown layer type: {kind!r:.80}")
-        return [replace(place, mlp=names[kind]) for place, kind in zip(places, stated, strict=True)]
-    return [replace(place, mlp="hashed" if i < n else "moe") for i, place in enumerate(places)]
-
-
 _ORDERS: Mapping[Order, Callable[[Keys, Dialect, int], list[Place]]] = {
     "uniform": _uniform,
     "bidirectional": _bidirectional,
@@ -306,13 +238,5 @@ _ORDERS: Mapping[Order, Callable[[Keys, Dialect, int], list[Place]]] = {
     "periods": _periods,
     "kimi": _kimi,
     "compressed": _compressed,
-}
-_MLPS: Mapping[MlpOrder, Callable[[Keys, list[Place]], list[Place]]] = {
-    "dense": _all("dense"),
-    "moe": _moe,
-    "first_dense": _first_dense,
-    "sparse_step": _sparse_step,
-    "interleaved": _interleaved,
-    "order": _as_ordered,
-    "hashed": _hashed,
+    "listed": _listed,
 }

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from vramcalc.sources._config_keys import Keys
 from vramcalc.sources._config_vision import Layers, Rows, layer_norms, plain_mlp, square_attention
 
+_OUT = 3584  # of the class, whatever the text model
+
 
 def _patches(tower: Keys, layers: Layers) -> Rows:
     """Yield the patch embedding, which has no bias; its channels go by two names."""
@@ -25,7 +27,7 @@ def _merger(width: int, merge: int, out: int) -> Rows:
     yield "mm.down.bias", (out,), 1
 
 
-def _qwen2_vl(tower: Keys, _: Keys, text_hidden: int) -> Rows:
+def _qwen2_vl(tower: Keys, _: Keys, __: int) -> Rows:
     w, ratio = tower.count("embed_dim", 1280), tower.count("mlp_ratio", 4)
     merge = tower.count("spatial_merge_size", 2) ** 2
     layers = Layers(w, ratio * w, tower.count("depth", 32), tower.count("patch_size", 14))
@@ -34,10 +36,10 @@ def _qwen2_vl(tower: Keys, _: Keys, text_hidden: int) -> Rows:
     yield from plain_mlp(layers)
     yield from layer_norms(layers)
     yield "mm.norm", (w,), 2
-    yield from _merger(w, merge, tower.count("hidden_size", text_hidden))
+    yield from _merger(w, merge, tower.count("hidden_size", _OUT))
 
 
-def _qwen2_5_vl(tower: Keys, _: Keys, text_hidden: int) -> Rows:
+def _qwen2_5_vl(tower: Keys, _: Keys, __: int) -> Rows:
     w, merge = tower.count("hidden_size", 1280), tower.count("spatial_merge_size", 2) ** 2
     ff, n = tower.count("intermediate_size", 3420), tower.count("depth", 32)
     layers = Layers(w, ff, n, tower.count("patch_size", 14))
@@ -49,7 +51,7 @@ def _qwen2_5_vl(tower: Keys, _: Keys, text_hidden: int) -> Rows:
     yield "v.ffn_down.bias", (w,), n
     yield "v.norm", (w,), 2 * n
     yield "mm.norm", (w,), 1
-    yield from _merger(w, merge, tower.count("out_hidden_size", text_hidden))
+    yield from _merger(w, merge, tower.count("out_hidden_size", _OUT))
 
 
 QWEN_TOWERS: Mapping[str, Callable[[Keys, Keys, int], Rows]] = {

@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vramcalc.sources._config_audio import AUDIO_TOWERS
+from vramcalc.sources._config_clip_vision import CLIP_TOWERS
 from vramcalc.sources._config_keys import Keys
 from vramcalc.sources._config_qwen_vision import QWEN_TOWERS
 from vramcalc.sources._config_vision import TOWERS, Rows
 
 Raw = dict[str, Any]
-_ALL: Mapping[str, Callable[[Keys, Keys, int], Rows]] = {**TOWERS, **QWEN_TOWERS, **AUDIO_TOWERS}
+_ALL: Mapping[str, Callable[[Keys, Keys, int], Rows]] = {**TOWERS, **CLIP_TOWERS, **QWEN_TOWERS, **AUDIO_TOWERS}
 _NUMERICS = (
     "attention_bias", "default_output_length", "global_head_dim", "image_size", "img_token_compression_config",
     "max_position_embeddings", "norm_eps", "num_channels", "pooling_kernel_size", "position_embedding_type",
@@ -22,7 +23,10 @@ _NUMERICS = (
     "activation_dropout", "encoder_layerdrop", "init_std", "scale_embedding",
     "conf_attention_chunk_size", "conf_attention_context_left", "conf_attention_context_right",
     "conf_attention_logit_cap", "conf_reduction_factor", "conf_residual_weight", "gradient_clipping",
-    "do_pooling", "model_args", "sscp_conv_eps", "sscp_conv_group_norm_eps", "vocab_offset",
+    "hidden_dropout_prob", "is_composition", "layer_scale_init_value", "max_image_size", "norm_type",
+    "num_image_tokens",
+    "projection_dropout", "use_absolute_position_embeddings", "use_base_siglip", "use_mask_token", "use_mean_pooling",
+    "tie_word_embeddings", "do_pooling", "model_args", "sscp_conv_eps", "sscp_conv_group_norm_eps", "vocab_offset",
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ class Layers(Struct, frozen=True):
     n_channels: int = 3
 
 
+_QWEN_OUT = 3584  # of the class, whatever the text model
 Rows = Iterator[tuple[str, tuple[int, ...], int]]
 
 
@@ -51,11 +52,11 @@ def layer_norms(layers: Layers, n_others: int = 0) -> Rows:
     yield "v.norm", (layers.width,), 2 * (2 * layers.n_layers + n_others)  # weight and bias
 
 
-def _qwen_vl(tower: Keys, _: Keys, text_hidden: int) -> Rows:
+def _qwen_vl(tower: Keys, _: Keys, __: int) -> Rows:
     w, merge = tower.count("hidden_size"), tower.count("spatial_merge_size") ** 2
     deep = len(tower.items("deepstack_visual_indexes") or [])
     layers = Layers(w, tower.count("intermediate_size"), tower.count("depth"), tower.count("patch_size"))
-    out = tower.count("out_hidden_size", text_hidden)
+    out = tower.count("out_hidden_size", _QWEN_OUT)
     pixels = tower.count("in_channels", 3) * tower.count("temporal_patch_size") * layers.patch**2
     yield "v.patch_embd", (w, pixels), 1
     yield "v.patch_embd.bias", (w,), 1
@@ -70,6 +71,12 @@ def _qwen_vl(tower: Keys, _: Keys, text_hidden: int) -> Rows:
     yield "mm.up.bias", (merge * w,), 1 + deep
     yield "mm.down", (out, merge * w), 1 + deep
     yield "mm.down.bias", (out,), 1 + deep
+
+
+def _qwen3_vl(tower: Keys, top: Keys, text_hidden: int) -> Rows:
+    if "deepstack_visual_indexes" not in tower:  # the class has some of its own
+        raise tower.error("deepstack_visual_indexes", "is missing")
+    return _qwen_vl(tower, top, text_hidden)
 
 
 def common(tower: Keys) -> Layers:
@@ -134,19 +141,25 @@ def _llama_4(tower: Keys, _: Keys, text_hidden: int) -> Rows:
     tower.ignore("pixel_shuffle_ratio")
 
 
-def _pixtral(tower: Keys, top: Keys, text_hidden: int) -> Rows:
-    layers = common(tower)
-    w, n = layers.width, layers.n_layers
-    merge = top.count("spatial_merge_size", 2) ** 2
-    if top.flag("multimodal_projector_bias"):
-        raise top.error("multimodal_projector_bias", "is true, a shape that is not known")
-    if tower.count("head_dim", 0) not in (0, w // tower.count("num_attention_heads")):
+def pixtral_encoder(tower: Keys) -> Rows:
+    """Yield Pixtral's encoder; sizes a config leaves out are those of the class."""
+    w, n = tower.count("hidden_size", 1024), tower.count("num_hidden_layers", 24)
+    layers = Layers(w, tower.count("intermediate_size", 4096), n, tower.count("patch_size", 16))
+    channels = tower.count("num_channels", 3)
+    if tower.count("head_dim", 0) not in (0, w // tower.count("num_attention_heads", 16)):
         raise tower.error("head_dim", "is not the width by heads, a shape that is not known")
-    yield "v.patch_embd", (w, layers.n_channels * layers.patch**2), 1
+    yield "v.patch_embd", (w, channels * layers.patch**2), 1
     yield "v.pre_norm", (w,), 1
     yield from square_attention(layers, bias=False)
     yield from gated_mlp(layers)
     yield "v.norm", (w,), 2 * n
+
+
+def _pixtral(tower: Keys, top: Keys, text_hidden: int) -> Rows:
+    w, merge = tower.count("hidden_size", 1024), top.count("spatial_merge_size", 2) ** 2
+    if top.flag("multimodal_projector_bias"):
+        raise top.error("multimodal_projector_bias", "is true, a shape that is not known")
+    yield from pixtral_encoder(tower)
     yield "mm.input_norm", (w,), 1
     yield "mm.patch_merger", (w, merge * w), 1
     yield "mm.1", (text_hidden, w), 1
@@ -201,9 +214,10 @@ def _kimi_k25(tower: Keys, top: Keys, text_hidden: int) -> Rows:
 
 
 def _step3p7(tower: Keys, top: Keys, text_hidden: int) -> Rows:
-    layers = common(tower)
-    w, n = layers.width, layers.n_layers
-    tower.ignore("mlp_ratio", "layer_scale_init_value")
+    w, n, channels = tower.count("hidden_size"), tower.count("num_hidden_layers"), tower.count("num_channels", 3)
+    wide = int(w * tower.number("mlp_ratio", 8960 / 1536))  # whatever intermediate_size says
+    layers = Layers(w, wide, n, tower.count("patch_size"), channels)
+    tower.ignore("intermediate_size", "layer_scale_init_value")
     yield "v.patch_embd", (w, layers.n_channels * layers.patch**2), 1
     yield "v.position_embd", ((tower.count("image_size") // layers.patch) ** 2, w), 1
     yield from square_attention(layers)
@@ -220,6 +234,7 @@ def _step3p7(tower: Keys, top: Keys, text_hidden: int) -> Rows:
 
 TOWERS: Mapping[str, Callable[[Keys, Keys, int], Rows]] = {
     "qwen_vl": _qwen_vl,
+    "qwen3_vl": _qwen3_vl,
     "siglip": _siglip,
     "gemma_4": _gemma_4,
     "llama_4": _llama_4,

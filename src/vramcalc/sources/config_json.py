@@ -10,7 +10,14 @@ from vramcalc.errors import BadInputError
 from vramcalc.formulas.inventory import n_active_parameters, n_parameters
 from vramcalc.ledger import Basis
 from vramcalc.sources._config_dialect import Dialect, Envelope
-from vramcalc.sources._config_dialects import ARCHITECTURES, DIALECTS, ENVELOPES, gguf_architecture, nested
+from vramcalc.sources._config_dialects import (
+    ARCHITECTURES,
+    DIALECTS,
+    ENVELOPES,
+    NESTED_DEFAULTS,
+    gguf_architecture,
+    nested,
+)
 from vramcalc.sources._config_formats import read_quantised
 from vramcalc.sources._config_keys import Keys, read_json
 from vramcalc.sources._config_layers import read_layers, read_sizes
@@ -37,7 +44,10 @@ def read_config(path: Path) -> ModelSpec:
     quantised = read_json(beside) if beside.is_file() else None
     envelope, text_type = _dialect_of(raw, str(file))
     name = file.parent.name if file.name == "config.json" else file.stem
-    facts = _facts(raw, envelope, DIALECTS[text_type], str(file)) | {"id": name or text_type, "name": name or text_type}
+    dialect = DIALECTS[text_type]
+    if envelope is not None and envelope.any_text:
+        dialect = replace(dialect, defaults={**NESTED_DEFAULTS.get(text_type, {}), **dialect.defaults})
+    facts = _facts(raw, envelope, dialect, str(file)) | {"id": name or text_type, "name": name or text_type}
     stored = _quantised(raw, quantised, str(file))
     facts |= {"source": str(file), "checkpoint_format": stored.format if stored else None}
     model = _counted(facts, file)
@@ -53,7 +63,8 @@ def _dialect_of(raw: dict[str, Any], where: str) -> tuple[Envelope | None, str]:
         envelope = ENVELOPES.get(str(model_type))
         if envelope is None:
             raise _unknown_type(model_type, where)
-        return envelope, envelope.text
+        stated = raw["text_config"].get("model_type")
+        return envelope, stated if envelope.any_text and stated in DIALECTS else envelope.text
     if isinstance(model_type, str) and model_type in DIALECTS:
         return None, model_type
     stated = raw.get("architectures")
@@ -86,15 +97,14 @@ def _facts(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect, whe
     facts |= read_ropes(keys, dialect, stack)
     if next_tokens is not None:
         facts["next_token_layers"] = next_tokens
-    facts |= {"final_norm": dialect.final_norm, "extra_tensors": _extras(raw, envelope, dialect, facts)}
-    tied = keys.flag("tie_word_embeddings", default=dialect.tied if envelope is None else envelope.tied)
+    facts |= {"final_norm": dialect.final_norm, "extra_tensors": _extras(keys, raw, envelope, dialect)}
+    tied = _tied(keys, top, dialect, envelope)
     if envelope is not None:
-        tied = top.flag("tie_word_embeddings", default=tied)
         facts["extra_tensors"] = [*facts["extra_tensors"], *_towers(top, envelope, facts)]
     dtype = _DTYPES.get(str(_either(keys, top, "dtype") or _either(keys, top, "torch_dtype") or ""))
     if dtype is None:
         facts["notes"] += ["Its config.json states no dtype; bf16 is taken."]
-    facts |= {"head": _head(dialect, tied=tied), "dtype": dtype or "bf16"}
+    facts |= {"head": _head(dialect, top, tied=tied), "dtype": dtype or "bf16"}
     if dialect.active_leaves_out is not None:
         counted = "as the publisher of the family counts"
         facts["active"] = {"leaves_out": dialect.active_leaves_out, "source": counted}
@@ -124,9 +134,12 @@ def _refuse_strange_shapes(keys: Keys, top: Keys, dialect: Dialect) -> None:
 
 def _heads_another_task(top: Keys) -> bool:
     """Whether the class puts a classifier where a decoder has its head."""
+    return any(name.endswith(_OTHER_TASKS) for name in _architectures(top))
+
+
+def _architectures(top: Keys) -> list[str]:
     stated = top.get("architectures")
-    names = stated if isinstance(stated, list) else []
-    return any(isinstance(name, str) and name.endswith(_OTHER_TASKS) for name in names)
+    return [name for name in stated if isinstance(name, str)] if isinstance(stated, list) else []
 
 
 def _restated(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect) -> dict[str, Any]:
@@ -138,17 +151,29 @@ def _restated(raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect) 
     return raw | {"text_config": dialect.restate(text) if isinstance(text, dict) else text}
 
 
-def _extras(
-    raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect, facts: dict[str, Any]
-) -> list[dict[str, Any]]:
-    found = list(dialect.extras(raw)) if dialect.extras is not None and envelope is None else []
-    if dialect.head_bias:
-        found.append({"name": "output.bias", "role": "head", "shape": (facts["vocabulary"],)})
+def _tied(keys: Keys, top: Keys, dialect: Dialect, envelope: Envelope | None) -> bool:
+    """Whether the head is the embedding. Where configs nest, the outer flag is the one transformers follows.
+
+    Classes without one of their own, and configs that leave it out, go by the text model's.
+    """
+    if envelope is None:
+        return keys.flag("tie_word_embeddings", default=dialect.tied)
+    text = keys.flag("tie_word_embeddings", default=envelope.tied)
+    outer = top.flag("tie_word_embeddings", default=text if envelope.ties != "top" else envelope.tied)
+    return outer or (envelope.ties == "either" and text)
+
+
+def _extras(keys: Keys, raw: dict[str, Any], envelope: Envelope | None, dialect: Dialect) -> list[dict[str, Any]]:
+    of_text = raw if envelope is None else raw["text_config"]
+    found = list(dialect.extras(of_text)) if dialect.extras is not None else []
+    if dialect.head_bias is True or (dialect.head_bias and keys.flag(dialect.head_bias)):
+        found.append({"name": "output.bias", "role": "head", "shape": (keys.count("vocab_size"),)})
     return found
 
 
-def _head(dialect: Dialect, *, tied: bool) -> str:
-    if not dialect.has_head:
+def _head(dialect: Dialect, top: Keys, *, tied: bool) -> str:
+    bare = any(name.endswith("Model") and not name.endswith("HeadModel") for name in _architectures(top))
+    if not dialect.has_head or bare:
         return "none"
     return "tied" if tied else "separate"
 
@@ -170,7 +195,7 @@ def _vision_tower(top: Keys, envelope: Envelope, facts: dict[str, Any]) -> list[
         if envelope.tower_defaults is None:
             return []
         facts["notes"] += ["Its config.json leaves out the vision tower; that of the model class is counted."]
-    if envelope.tower == "qwen_vl":  # the one tower whose rope vLLM keeps as a table
+    if envelope.tower in ("qwen_vl", "qwen3_vl"):  # the one tower whose rope vLLM keeps as a table
         half_head = section.count("hidden_size") // max(1, section.count("num_heads")) // 2
         facts["rope_tables"] = [*facts["rope_tables"], {"positions": _TOWER_POSITIONS, "dim": half_head}]
     return read_tower(envelope.tower, section, top, facts["hidden_dim"])

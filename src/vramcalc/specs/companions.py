@@ -22,11 +22,15 @@ class Adapter(Struct, frozen=True):
 
 
 class Companions(Struct, frozen=True):
-    """All of them; ``projector`` is the storage type of the model's own vision tower, None where it is not loaded."""
+    """All of them; ``projector`` is the storage type of the model's own vision tower, None where nobody asked for it.
+
+    An engine whose releases bring their projector loads it then, unless ``brings_projector`` is False.
+    """
 
     draft: Draft | None = None
     projector: str | None = None
     adapters: tuple[Adapter, ...] = ()
+    brings_projector: bool = True
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -35,7 +35,9 @@ class _GroupedQuery(Spec):
     fused: bool = False  # the checkpoint stores Q, K and V as one matrix
     v_is_k: bool = False  # no V matrix: values are the keys' projection; both are cached
     shares_cache: bool = False  # no K and V of its own: reads the cache of an earlier layer
-    output_gate: Literal["none", "in_query", "per_head"] = "none"  # in_query: the query matrix is twice as tall
+    output_gate: Literal["none", "in_query", "per_head", "whole"] = (
+        "none"  # in_query: the query matrix is twice as tall
+    )
     indexer: Indexer | None = None
 
     @model_validator(mode="after")
@@ -88,6 +90,7 @@ class LatentAttention(Spec):
     rope_dim: PositiveInt
     nope_dim: PositiveInt
     v_head_dim: PositiveInt
+    output_gate: bool = False  # a gate per channel of the output, as Kimi K3 has
     indexer: Indexer | None = None  # None too where a sparse layer takes over the choice of an earlier one
 
 
@@ -182,9 +185,19 @@ class KimiDelta(Spec):
     n_heads: PositiveInt
     head_dim: PositiveInt
     conv_kernel: PositiveInt
+    full_rank_gate: bool = False  # the output's gate is one matrix, not two through head_dim
 
 
-Mixer = Annotated[Mamba1 | Mamba2 | GatedDelta | KimiDelta, Field(discriminator="kind")]
+class ShortConv(Spec):
+    """LFM2's gated convolution over the last few tokens; no recurrent state beyond them."""
+
+    kind: Literal["short_conv"]
+    inner_dim: PositiveInt
+    conv_kernel: PositiveInt
+    bias: bool = False
+
+
+Mixer = Annotated[Mamba1 | Mamba2 | GatedDelta | KimiDelta | ShortConv, Field(discriminator="kind")]
 
 
 class GatedMlp(Spec):
@@ -216,6 +229,7 @@ class MoeMlp(Spec):
     dense_ff_dim: NonNegativeInt = 0  # a gated MLP that runs beside the experts
     gated: bool = True  # False: experts, shared ones too, are up and down matrices
     latent_dim: PositiveInt | None = None  # experts work on a narrower stream, with a matrix in and one out
+    latent_norm: bool = False  # and a norm before the way out
     expert_bias: bool = False
     router_bias: Literal["none", "parameter", "buffer"] = "none"
     hashed_tokens: PositiveInt | None = None  # rows of a table that sends each token to fixed experts; a buffer
@@ -263,6 +277,8 @@ class LayerKind(Spec):
             found["values that are keys"] = a.v_is_k
             found["values of another width"] = a.value_dim != a.head_dim
             found["gated attention output"] = a.output_gate != "none"
+        if isinstance(a, LatentAttention):
+            found["gated attention output"] = a.output_gate
         if isinstance(mlp, MoeMlp):
             found["experts without gate"] = not mlp.gated
             found["experts of a narrower stream"] = mlp.latent_dim is not None

@@ -31,6 +31,7 @@ from vramcalc.specs.layers import (
     NoAttention,
     NoMlp,
     PlainMlp,
+    ShortConv,
     SlidingAttention,
 )
 
@@ -64,6 +65,7 @@ __all__ = [
     "PlainMlp",
     "Role",
     "RopeTable",
+    "ShortConv",
     "SlidingAttention",
     "StoredApart",
     "StoredGroup",
@@ -243,7 +245,7 @@ class ModelSpec(Spec):
     id: str
     name: str
     family: str
-    gguf_architecture: str | None = None  # as llama.cpp names it; None where it does not run there
+    gguf_architecture: str | None = None  # as llama.cpp names it; "none": not known there; None: nobody said
     hf_ids: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     ollama_tags: tuple[str, ...] = ()
@@ -327,6 +329,8 @@ class ModelSpec(Spec):
             found.add("per-layer embeddings")
         if any(tensor.role == "audio" for tensor in self.extra_tensors):
             found.add("audio tower")
+        if self.is_encoder and self.final_norm:
+            found.add("norms before each part of an encoder")
         if self.altup_streams is not None or self.laurel_rank is not None:
             found.add("alternating updates")
         return frozenset(found)

@@ -28,21 +28,23 @@ def grouped_query(
     builder: Builder, x: Tensor, a: GroupedQueryAttention, positions: Tensor, cache: LayerCache
 ) -> Tensor:
     """Return the output of an attention with separate K and V heads."""
-    q, k, v = _qkv(builder, x, a)
+    q, *own = _qkv(builder, x, a)
     wide = q.root if a.output_gate == "in_query" else None
     if a.qk_norm == "per_head":
-        q, k = builder.norm(q, "attn_q_norm"), builder.norm(k, "attn_k_norm")
-    if builder.turns and not isinstance(a, BidirectionalAttention):
-        factors = builder.rope_factors()
-        q, k = like("rope", q, positions, *factors), like("rope", k, positions, *factors)
+        q = builder.norm(q, "attn_q_norm")
+        own[:1] = [builder.norm(k, "attn_k_norm") for k in own[:1]]
+    if builder.traits.norms_values:
+        own[1:] = [like("rms_norm", v) for v in own[1:]]
+    q, *own[:1] = _by_position(builder, a, positions, cache, (q, *own[:1]))
     if cache.k_rotation is not None:
-        q, k = _rotated(q, cache.k_rotation), _rotated(k, cache.k_rotation)
+        q, *own[:1] = (_rotated(tensor, cache.k_rotation) for tensor in (q, *own[:1]))
     if cache.v_rotation is not None:
-        v = _rotated(v, cache.v_rotation)
-    for tensor in (q, v, k) if isinstance(a, FullAttention) and not cache.beside_sliding else (q, k, v):
+        own[1:] = [_rotated(v, cache.v_rotation) for v in own[1:]]
+    values_first = isinstance(a, FullAttention) and not cache.beside_windows
+    for tensor in (q, *(own[::-1] if values_first else own)):
         builder.graph.expand(tensor)
     sinks = builder.current.weight("attn_sinks.weight") if a.sinks else None
-    cached = (permute(k), permute(v)) if cache.k_ids is None else _cached(builder, k, v, cache)
+    cached = (permute(own[0]), permute(own[1])) if cache.k_ids is None else _cached(builder, a, own, cache)
     cur = _attend(builder, q, cached, cache, sinks)
     cur = reshape(cur, a.n_heads * a.head_dim, builder.batch.n_tokens)
     builder.graph.expand(cur)
@@ -87,8 +89,25 @@ def latent(builder: Builder, x: Tensor, a: LatentAttention, positions: Tensor, c
     return builder.project("attn_output", cur)
 
 
-def _qkv(builder: Builder, x: Tensor, a: GroupedQueryAttention) -> tuple[Tensor, Tensor, Tensor]:
+def _by_position(
+    builder: Builder, a: GroupedQueryAttention, positions: Tensor, cache: LayerCache, tensors: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Return queries and keys turned by their position; where a kind of layer turns none, its queries may be scaled."""
+    turns, factored = builder.traits.turns, builder.traits.factors
+    if isinstance(a, BidirectionalAttention):
+        return tensors
+    if turns is not None and a.kind not in turns:
+        return tensors if cache.q_scale is None else (like("mul", tensors[0], cache.q_scale), *tensors[1:])
+    factors = builder.rope_factors() if factored is None or a.kind in factored else []
+    turned = tuple(like("rope", tensor, positions, *factors) for tensor in tensors)
+    return tuple(like("rms_norm", tensor) for tensor in turned) if builder.traits.norms_turned else turned
+
+
+def _qkv(builder: Builder, x: Tensor, a: GroupedQueryAttention) -> tuple[Tensor, ...]:
+    """Return queries, and keys and values unless the layer reads those of an earlier one."""
     n = builder.batch.n_tokens
+    if a.shares_cache:
+        return (reshape(builder.project("attn_q", x), a.head_dim, a.n_heads, n),)
     heads = {"q": a.n_heads, "k": a.n_kv_heads, "v": a.n_kv_heads}
     if a.fused:
         fused = builder.project("attn_qkv", x)
@@ -99,7 +118,8 @@ def _qkv(builder: Builder, x: Tensor, a: GroupedQueryAttention) -> tuple[Tensor,
         flat |= {part: builder.norm(flat[part], f"attn_{part}_norm") for part in ("q", "k")}
         q, k, v = (reshape(flat[part], a.head_dim, h, n) for part, h in heads.items())
     else:
-        q, k, v = (builder.project(f"attn_{part}", x) for part in heads)
+        q, k = (builder.project(f"attn_{part}", x) for part in "qk")
+        v = k if a.v_is_k else builder.project("attn_v", x)
         if a.output_gate == "in_query":  # each head's query, then its gate
             q = view(q, (a.head_dim, a.n_heads, n, 1), stride=q.ne[0] * _FLOAT_BYTES)
         else:
@@ -133,25 +153,34 @@ def _row_stride(x: Tensor) -> int:
     return root.ne[0] * _FLOAT_BYTES if root is not None else 0
 
 
-def _cached(builder: Builder, k: Tensor, v: Tensor, cache: LayerCache) -> tuple[Tensor, Tensor]:
-    """Write K and V to the cache and return all of it; without flash attention V lies transposed."""
+def _cached(builder: Builder, a: GroupedQueryAttention, own: list[Tensor], cache: LayerCache) -> tuple[Tensor, Tensor]:
+    """Write K and V, if the layer has its own, and return all that is cached; without flash attention V transposed."""
     batch = builder.batch
-    head_dim, n_kv_heads = k.ne[0], k.ne[1]
-    k_rows = _cache_leaf(builder, head_dim * n_kv_heads, cache, batch.k_format)
-    v_rows = _cache_leaf(builder, head_dim * n_kv_heads, cache, batch.v_format)
-    _store(builder, k_rows, k, cache.k_ids)
-    if not batch.flash_attention:
-        v = cont(v, head_dim * n_kv_heads, v.ne[2]) if not v.contiguous else v
-        elements = v.ne[0] * v.ne[1] * v.ne[2]
-        v = reshape(v, 1, elements, 1)
-        assert cache.v_ids is not None  # noqa: S101 - a cache has its row numbers
-        builder.graph.expand(set_rows(reshape(v_rows, 1, elements), v, cache.v_ids))
-        values = view(v_rows, (cache.cells, n_kv_heads, head_dim, batch.n_streams))
-    else:
-        _store(builder, v_rows, v, cache.v_ids)
+    head_dim, n_kv_heads = a.head_dim, a.n_kv_heads
+    width = head_dim * n_kv_heads
+    k_rows = _cache_leaf(builder, width, cache, batch.k_format)
+    v_rows = _cache_leaf(builder, width if batch.v_by_row else builder.traits.value_width, cache, batch.v_format)
+    if own:
+        _store(builder, k_rows, own[0], cache.k_ids)
+        store_values = _store if batch.v_by_row else _store_transposed
+        store_values(builder, v_rows, own[1], cache.v_ids)
+    if batch.v_by_row:
         values = view(v_rows, (head_dim, n_kv_heads, cache.cells, batch.n_streams))
+    else:
+        stream = batch.v_format.bytes_for(cache.cells * v_rows.ne[0]) if batch.n_streams > 1 else 0
+        values = view(v_rows, (cache.cells, n_kv_heads, head_dim, batch.n_streams), stride=stream)
     keys = view(k_rows, (head_dim, n_kv_heads, cache.cells, batch.n_streams))
     return permute(keys), permute(values)
+
+
+def _store_transposed(builder: Builder, rows: Tensor, v: Tensor, ids: Tensor | None) -> None:
+    assert ids is not None  # noqa: S101 - a cache has its row numbers
+    width = v.ne[0] * v.ne[1]
+    v = reshape(v, width, v.ne[2]) if v.contiguous else cont(v, width, v.ne[2])
+    if width < rows.ne[0]:
+        v = Tensor("pad", F32, (rows.ne[0], v.ne[1], 1, 1), (v,))
+    elements = v.ne[0] * v.ne[1]
+    builder.graph.expand(set_rows(reshape(rows, 1, elements), reshape(v, 1, elements), ids))
 
 
 def _attend(
@@ -171,7 +200,7 @@ def _attend(
             cur = cont(permute(mul_mat(decompress, permute(cur))))
         return cur
     weights = like("soft_max", mul_mat(keys, q), cache.mask, *sinks)
-    if cache.v_ids is None:  # V lies row by row: turned first
+    if cache.v_ids is None or builder.batch.v_by_row:  # turned first
         a, b, c, d = values.ne
         turned = view(values, (b, a, c, d), op="permute")
         turned.n_bytes = values.n_bytes

@@ -6,14 +6,14 @@ from msgspec import Struct
 
 from vramcalc.engines._ggml.graph import alternates
 from vramcalc.engines._ggml.layout import Layout
-from vramcalc.engines._ggml.meter import Meter, layer_cache_bytes, layer_state_bytes
+from vramcalc.engines._ggml.meter import Meter, layer_state_bytes
 from vramcalc.engines._ggml.run import Run
 from vramcalc.engines._ggml.tensor import CPU
 from vramcalc.engines._runtime import context_line
 from vramcalc.formulas.kv_cache import cached_row_elements, state_elements
 from vramcalc.ledger import HOST, Basis, Component, Line
 from vramcalc.specs.gpu import GpuSpec
-from vramcalc.specs.model import Attention, Mamba2, Mixer, NoAttention
+from vramcalc.specs.model import Attention, Mamba2, Mixer
 
 SOURCE = "llama.cpp 0c1e570"
 _LOGIT_BYTES = _FLOAT_BYTES = 4
@@ -115,7 +115,7 @@ def _cache_lines(server: Server, device: int) -> Iterator[Line]:
     layout, run = server.layout, server.run
     by_kind: dict[Attention, int] = {}
     for kind, home in zip(server.meter.order, layout.layers, strict=True):
-        if _cache_home(server, home) == device and not isinstance(kind.attention, NoAttention):
+        if _cache_home(server, home) == device and any(cached_row_elements(kind.attention)):
             by_kind[kind.attention] = by_kind.get(kind.attention, 0) + 1
     for attention, n_layers in by_kind.items():
         yield _cache_line(server, run, attention, n_layers, device)
@@ -127,7 +127,7 @@ def _cache_home(server: Server, home: int) -> int:
 
 def _cache_line(server: Server, run: Run, attention: Attention, n_layers: int, device: int) -> Line:
     k, v = cached_row_elements(attention)
-    per_layer = layer_cache_bytes(attention, run, on_device=device != CPU)
+    per_layer = server.meter.layer_cache_bytes(attention, run, on_device=device != CPU)
     values = {
         "n_layers": n_layers,
         "n_streams": run.n_streams,

@@ -43,6 +43,7 @@ class Batch(Struct, frozen=True, kw_only=True):
     k_format: BlockFormat = F16
     v_format: BlockFormat = F16
     flash_attention: bool = True
+    v_by_row: bool = True  # else V is cached transposed
     kv_offload: bool = True
     op_offload: bool = True
 
@@ -66,17 +67,33 @@ class LayerCache(Struct):
     v_ids: Tensor | None = None
     k_rotation: Tensor | None = None
     v_rotation: Tensor | None = None
-    beside_sliding: bool = False  # the model has windows: K is queued before V
+    q_scale: Tensor | None = None  # of queries that are not turned by position
+    beside_windows: bool = False  # some layers look at a part of the past: K is queued before V
+
+
+class Traits(Struct, frozen=True, kw_only=True):
+    """What the layers of a model have in common, told by their kinds."""
+
+    turns: frozenset[str] | None = None  # kinds of attention that turn queries and keys by position; None: all
+    factors: frozenset[str] | None = None  # kinds of attention whose rope has factors; None: all
+    norms_values: bool = False
+    scales_embedding: bool = False
+    norms_turned: bool = False  # queries and keys, without weights, where they are turned
+    weighs_inputs: bool = False  # a token is scaled by its weight before its experts, not after
+    head_first: bool = False  # a tied head is made before the embedding, and so is a copy wherever it is
+    value_width: int = 0  # of the widest V row: without flash attention all are cached as wide
 
 
 class Builder(Struct):
+    """The graph as it grows."""
+
     batch: Batch
     ends: Ends
     graph: Graph = field(default_factory=Graph)
     layer: PlacedLayer | None = None
     shared: dict[int, list[Tensor]] = field(default_factory=dict)
     state_ids: tuple[Tensor, Tensor] | None = None
-    turns: bool = True  # queries and keys, by their position
+    traits: Traits = field(default_factory=Traits)
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         """Return the normalised and scaled tensor; a layer norm writes elsewhere and has a bias."""

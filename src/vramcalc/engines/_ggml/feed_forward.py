@@ -34,14 +34,28 @@ def _gated(builder: Builder, x: Tensor, name: str, *, fused: bool = False) -> Te
     return builder.project(name.format("down"), gated)
 
 
-def _experts(builder: Builder, x: Tensor, moe: MoeMlp) -> Tensor:
+def dense_beside_experts(builder: Builder, x: Tensor, moe: MoeMlp) -> Tensor:
+    """Return the sum of a dense MLP and routed experts, each behind norms of its own, as in Gemma 4."""
+    dense = builder.norm(_gated(builder, builder.norm(x, "ffn_norm"), "ffn_{}"), "post_ffw_norm_1")
+    routed_by = like("mul", like("rms_norm", x), builder.current.weight("ffn_gate_inp.scale"))
+    routed = _experts(builder, builder.norm(x, "pre_ffw_norm_2"), moe, routed_by)
+    return like("add", dense, builder.norm(routed, "post_ffw_norm_2"))
+
+
+def _experts(builder: Builder, x: Tensor, moe: MoeMlp, routed_by: Tensor | None = None) -> Tensor:
     graph, hidden, n = builder.graph, x.ne[0], x.ne[1]
-    ids, weights = _route(builder, x, moe)
+    ids, weights = _route(builder, routed_by or x, moe)
     graph.expand(weights)
     wide = reshape(x, hidden, 1, n)
+    if builder.traits.weighs_inputs:
+        repeated = Tensor("repeat", F32, (hidden, moe.n_active_experts, n, 1), (wide,))
+        wide = like("mul", repeated, weights)
     up = _chosen(builder, "ffn_up_exps", wide, ids)
     gated = like("glu", _chosen(builder, "ffn_gate_exps", wide, ids), up) if moe.gated else like("unary", up)
-    experts = graph.expand(like("mul", _chosen(builder, "ffn_down_exps", gated, ids), weights))
+    down = _chosen(builder, "ffn_down_exps", gated, ids)
+    if moe.router_scale:
+        down = like("mul", down, _expert_scale(builder, moe, ids))
+    experts = graph.expand(down if builder.traits.weighs_inputs else like("mul", down, weights))
     used = moe.n_active_experts
     views = [graph.expand(view(experts, (hidden, n, 1, 1), stride=used * hidden * _FLOAT_BYTES)) for _ in range(used)]
     total = views[0] if used > 1 else cont(views[0])
@@ -58,6 +72,12 @@ def _experts(builder: Builder, x: Tensor, moe: MoeMlp) -> Tensor:
     return like("add", total, shared)
 
 
+def _expert_scale(builder: Builder, moe: MoeMlp, ids: Tensor) -> Tensor:
+    """Return the chosen experts' own scales, one number per token and expert."""
+    scales = reshape(builder.current.weight("ffn_down_exps.scale"), 1, moe.n_experts, 1)
+    return get_rows(Tensor("repeat", F32, (1, moe.n_experts, ids.ne[1], 1), (scales,)), ids)
+
+
 def _route(builder: Builder, x: Tensor, moe: MoeMlp) -> tuple[Tensor, Tensor]:
     """Return the numbers of the chosen experts and their weights; small beside the experts' own results."""
     n, used = x.ne[1], moe.n_active_experts
@@ -66,7 +86,7 @@ def _route(builder: Builder, x: Tensor, moe: MoeMlp) -> tuple[Tensor, Tensor]:
         scores = like("add", scores, builder.current.weight("ffn_gate_inp.bias"))
     else:
         scores = like("soft_max", scores)
-    selection = scores
+    selection = scores.srcs[0] if builder.traits.weighs_inputs else scores  # the order is the same before a sigmoid
     if moe.router_bias == "buffer":
         selection = like("add", scores, builder.current.weight("ffn_gate_inp.bias"))
     order = Tensor("argsort", I32, selection.ne, (selection,))
@@ -75,7 +95,7 @@ def _route(builder: Builder, x: Tensor, moe: MoeMlp) -> tuple[Tensor, Tensor]:
     weights = reshape(weights, used, n)
     if moe.router_bias == "parameter":
         weights = like("soft_max", weights)
-    elif not _keeps_weights(builder, moe):
+    elif not builder.traits.weighs_inputs and not _keeps_weights(builder, moe):
         weights = like("div", weights, like("clamp", Tensor("sum_rows", F32, (1, n, 1, 1), (weights,))))
     return ids, reshape(weights, 1, used, n)
 

@@ -8,9 +8,10 @@ Source:
 
 from collections.abc import Sequence
 
+from vramcalc.engines._ggml import per_layer
 from vramcalc.engines._ggml.attention import grouped_query, latent
-from vramcalc.engines._ggml.builder import Batch, Builder, Ends, LayerCache, PlacedLayer
-from vramcalc.engines._ggml.feed_forward import feed_forward
+from vramcalc.engines._ggml.builder import Batch, Builder, Ends, LayerCache, PlacedLayer, Traits
+from vramcalc.engines._ggml.feed_forward import dense_beside_experts, feed_forward
 from vramcalc.engines._ggml.recurrent import gated_delta, mamba2
 from vramcalc.engines._ggml.tensor import (
     CPU,
@@ -25,26 +26,30 @@ from vramcalc.engines._ggml.tensor import (
     shape,
     view,
 )
-from vramcalc.formulas.kv_cache import cached_row_elements
 from vramcalc.specs.formats import F16, F32
 from vramcalc.specs.model import (
+    Attention,
     BidirectionalAttention,
     ChunkedAttention,
     CompressedAttention,
     FullAttention,
     GatedDelta,
     GatedMlp,
+    GroupedQueryAttention,
     KimiDelta,
     LatentAttention,
     LayerKind,
     Mamba1,
     Mamba2,
+    MoeMlp,
     NoAttention,
     NoMlp,
+    ShortConv,
     SlidingAttention,
 )
 
 _LEAST_ROTATION = 64
+_WINDOWED = (SlidingAttention, ChunkedAttention)
 
 
 def build(layers: Sequence[PlacedLayer], batch: Batch, ends: Ends) -> Graph:
@@ -57,23 +62,53 @@ def build(layers: Sequence[PlacedLayer], batch: Batch, ends: Ends) -> Graph:
         x = _encoder_entrance(builder, layers[0], x, positions)
     caches: dict[str, LayerCache] = {}
     out_ids = graph_input((batch.n_outputs, 1, 1, 1))
-    is_delta = any(isinstance(layer.kind.mixer, GatedDelta) for layer in layers)
-    is_alternating = alternates([layer.kind for layer in layers])
-    picks_last = is_delta or is_alternating
-    builder.turns = not is_alternating
+    kinds = [layer.kind for layer in layers]
+    builder.traits = traits_of(kinds)
+    picks_last = _picks_rows_after_norm(kinds)
+    builder.layer = layers[0]
+    if builder.traits.scales_embedding:
+        x = like("scale", x)
+    of_layers = per_layer.inputs(builder, x)
     for index, layer in enumerate(layers):
         builder.layer = layer
         kind = layer.kind.attention.kind
         if kind not in caches and kind != "none":
-            caches[kind] = _cache(batch, layer)
-            caches[kind].beside_sliding = any(other.kind.attention.kind == "sliding" for other in layers)
+            caches[kind] = _cache(builder, layer.kind.attention)
+            caches[kind].beside_windows = any(isinstance(k.attention, _WINDOWED) for k in kinds)
         is_last = index == len(layers) - 1
         x = _layer(builder, x, positions, caches.get(kind), out_ids if is_last and not picks_last else None)
+        if of_layers is not None:
+            x = per_layer.add_embedding(builder, x, of_layers)
+        if "layer_output_scale.weight" in layer.weights:
+            x = like("mul", x, layer.weight("layer_output_scale.weight"))
     if _picks_rows_late(layers[-1].kind):
         x.kept = True
         x = get_rows(x, out_ids)
     graph.expand(_output(ends, x, out_ids if picks_last else None))
     return graph
+
+
+def traits_of(kinds: Sequence[LayerKind]) -> Traits:
+    """Return what the layers have in common."""
+    beside = frozenset(kind.attention.kind for kind in kinds)
+    grouped = [k.attention for k in kinds if isinstance(k.attention, GroupedQueryAttention)]
+    turns = frozenset[str]() if alternates(kinds) else frozenset({"chunked"}) if "chunked" in beside else None
+    return Traits(
+        turns=turns,
+        factors=frozenset({"full"}) if "sliding" in beside else None,
+        norms_values=any(kind.output_scale for kind in kinds),
+        scales_embedding=any(kind.output_scale for kind in kinds),
+        head_first=any(kind.output_scale for kind in kinds),
+        norms_turned="chunked" in beside,
+        weighs_inputs="chunked" in beside,
+        value_width=max((a.n_kv_heads * a.value_dim for a in grouped), default=0),
+    )
+
+
+def _picks_rows_after_norm(kinds: Sequence[LayerKind]) -> bool:
+    """Return whether the wanted rows are picked after the last norm, where layers may follow that draft tokens."""
+    is_delta = any(isinstance(kind.mixer, GatedDelta) for kind in kinds)
+    return is_delta or alternates(kinds) or any(kind.output_scale for kind in kinds)
 
 
 def alternates(kinds: Sequence[LayerKind]) -> bool:
@@ -128,19 +163,19 @@ def _encoder_entrance(builder: Builder, first: PlacedLayer, x: Tensor, positions
     return builder.norm(x, "token_embd_norm") if "token_embd_norm.weight" in first.weights else x
 
 
-def _cache(batch: Batch, layer: PlacedLayer) -> LayerCache:
-    attention, n = layer.kind.attention, batch.n_tokens
+def _cache(builder: Builder, attention: Attention) -> LayerCache:
+    batch, n = builder.batch, builder.batch.n_tokens
     mask_format = F16 if batch.flash_attention else F32
     if isinstance(attention, BidirectionalAttention):
         return LayerCache(n, graph_input((n, n, 1, 1), mask_format))
-    is_sliding = isinstance(attention, SlidingAttention)
-    cells = batch.sliding_cells if is_sliding else batch.cells
+    cells = batch.sliding_cells if isinstance(attention, _WINDOWED) else batch.cells
     mask = graph_input((cells, n // batch.n_streams, 1, batch.n_streams), mask_format)
     cache = LayerCache(cells, mask, graph_input((n, 1, 1, 1), I64))
-    if not isinstance(attention, FullAttention | SlidingAttention):
+    if not isinstance(attention, GroupedQueryAttention):
         return cache
-    _, width = cached_row_elements(attention)
-    cache.v_ids = graph_input((n if batch.flash_attention else n * width, 1, 1, 1), I64)
+    cache.v_ids = graph_input((n if batch.v_by_row else n * builder.traits.value_width, 1, 1, 1), I64)
+    if builder.traits.norms_turned and attention.kind not in (builder.traits.turns or ()):
+        cache.q_scale = graph_input((1, 1, n, 1), F32)
     if batch.k_format.block_elements > 1 and attention.head_dim % _LEAST_ROTATION == 0:
         size = _rotation(attention.head_dim)
         cache.k_rotation = graph_input((size, size, 1, 1), F32)
@@ -182,7 +217,10 @@ def _layer(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache | N
     if "post_attention_norm.weight" in weights:
         cur = builder.norm(cur, "post_attention_norm")
     middle = like("add", cur, x)
-    cur = feed_forward(builder, builder.norm(middle, "ffn_norm"))
+    if isinstance(kind.mlp, MoeMlp) and kind.mlp.dense_ff_dim:
+        cur = dense_beside_experts(builder, middle, kind.mlp)
+    else:
+        cur = feed_forward(builder, builder.norm(middle, "ffn_norm"))
     if "post_ffw_norm.weight" in weights:
         cur = builder.norm(cur, "post_ffw_norm")
     elif isinstance(kind.mlp, GatedMlp) and kind.mlp.fused:  # Phi-3 adds them the other way round
@@ -210,7 +248,7 @@ def _mix(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache | Non
             return mamba2(builder, x, mixer)
         case GatedDelta() as mixer:
             return gated_delta(builder, x, mixer)
-        case Mamba1() | KimiDelta() as mixer:
+        case Mamba1() | KimiDelta() | ShortConv() as mixer:
             raise TypeError(f"no graph for {mixer.kind}")  # HANDLES keeps such models out
         case None if isinstance(builder.current.kind.attention, NoAttention):
             return feed_forward(builder, x)  # a layer that is an MLP alone
@@ -221,9 +259,9 @@ def _mix(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache | Non
 
 def _attention(builder: Builder, x: Tensor, positions: Tensor, cache: LayerCache) -> Tensor:
     match builder.current.kind.attention:
-        case FullAttention() | SlidingAttention() | BidirectionalAttention() as attention:
+        case FullAttention() | SlidingAttention() | ChunkedAttention() | BidirectionalAttention() as attention:
             return grouped_query(builder, x, attention, positions, cache)
         case LatentAttention() as attention:
             return latent(builder, x, attention, positions, cache)
-        case ChunkedAttention() | CompressedAttention() | NoAttention() as attention:
+        case CompressedAttention() | NoAttention() as attention:
             raise TypeError(f"no graph for {attention.kind} attention")  # HANDLES keeps such models out

@@ -36,7 +36,6 @@ _STAGING_BYTES = 4 * MIB
 class LlamaProcess:
     """What llama.cpp and Ollama share; each proposes in its own way."""
 
-    margin_bytes = MARGIN_BYTES
     context_step = 256  # the granularity of its cache
     caches_prompts = True
 
@@ -129,6 +128,11 @@ class LlamaProcess:
     def budgets(self, proposal: Proposal) -> Mapping[str, Budget]:
         """Return what a process may use on each card, less what others hold."""
         return {device: self._budget(device) for device in self._devices(proposal)}
+
+    @property
+    def margin_bytes(self) -> int:
+        """What the fit keeps free beside all that is billed."""
+        return MARGIN_BYTES
 
     @property
     def maps_weights(self) -> bool:

@@ -29,6 +29,8 @@ class Run(Struct, frozen=True, kw_only=True):
     k_format: BlockFormat = F16
     v_format: BlockFormat = F16
     flash_attention: bool = True
+    v_by_row: bool | None = None  # V is cached by row; None: as flash attention reads it, else transposed
+    chooses_attention: bool = False  # flash attention is on only where each layer's runs on the layer's device
     swa_full: bool = False
     n_outputs: int | None = None  # rows of logits; None: one per slot
     kv_offload: bool = True  # each layer caches where it lives; else all in host memory
@@ -44,6 +46,11 @@ class Run(Struct, frozen=True, kw_only=True):
         """Cells of one stream: padded to 256 as a whole, and again after the division."""
         padded = round_up(self.total_context, CONTEXT_STEP)
         return round_up(padded // self.n_streams, CONTEXT_STEP)
+
+    @property
+    def caches_v_by_row(self) -> bool:
+        """Whether V lies in the cache as K does."""
+        return self.flash_attention if self.v_by_row is None else self.v_by_row
 
     def cells(self, attention: Attention) -> int:
         """Return the cells of one stream for a kind of attention: a window keeps itself and one batch."""
@@ -67,6 +74,7 @@ class Run(Struct, frozen=True, kw_only=True):
             k_format=self.k_format,
             v_format=self.v_format,
             flash_attention=self.flash_attention,
+            v_by_row=self.caches_v_by_row,
             kv_offload=self.kv_offload,
             op_offload=self.op_offload,
         )

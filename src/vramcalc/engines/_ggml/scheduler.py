@@ -158,8 +158,10 @@ def _fused_sums(nodes: list[Tensor]) -> dict[int, tuple[Tensor, ...]]:
         experts, weights = node.srcs
         used = node.ne[1]
         last = index + 2 * used - 1
-        is_chosen = experts.op in ("mul_mat_id", "add_id")
+        unscaled = experts.srcs[0] if experts.op == "mul" else experts
+        is_chosen = unscaled.op in ("mul_mat_id", "add_id")
         is_weighting = is_chosen and weights.ne == (1, *node.ne[1:]) and experts.ne == node.ne and used > 1
-        if is_weighting and last < len(nodes) and nodes[last].op == "add":
+        sums = nodes[index + 1 : last + 1]
+        if is_weighting and last < len(nodes) and all(n.op in ("view", "add") for n in sums) and sums[-1].op == "add":
             found[id(nodes[last])] = (experts, weights)
     return found

@@ -1,6 +1,7 @@
-"""Which recurrent models the compute graph is known for: those whose graph is measured, and none by likeness.
+"""Which unusual models the compute graph is known for: those whose graph is measured, and none by likeness.
 
-Source: llama.cpp 0c1e570, src/models/mamba.cpp, granite-hybrid.cpp, qwen3next.cpp, qwen35.cpp and qwen35moe.cpp.
+Source: llama.cpp 0c1e570, src/models/mamba.cpp, granite-hybrid.cpp, qwen3next.cpp, qwen35.cpp, qwen35moe.cpp,
+gemma4.cpp and llama4.cpp.
 """
 
 from collections.abc import Iterator
@@ -9,8 +10,10 @@ from vramcalc.engines._ggml.meter import Meter
 from vramcalc.engines._ggml.run import Run
 from vramcalc.errors import RefusedError
 from vramcalc.specs.model import (
+    ChunkedAttention,
     FullAttention,
     GatedDelta,
+    GroupedQueryAttention,
     LayerKind,
     Mamba2,
     ModelSpec,
@@ -22,13 +25,19 @@ from vramcalc.specs.model import (
 
 HANDLES = frozenset(  # of ModelSpec.features(); ``refuse_unknown`` looks closer
     {
+        "attention shapes that differ from layer to layer",
         "audio tower",  # in a file of its own
+        "chunked attention",
+        "dense MLP beside experts",
         "experts without gate",
         "gated attention output",
         "gated shared experts",
         "layers without MLP",
         "layers without attention",
+        "per-layer embeddings",
         "recurrent state",
+        "shared caches",
+        "values that are keys",
     }
 )
 
@@ -39,8 +48,15 @@ _TABLE_SIZES = (1031, 2053, 4099, 8209, 16_411, 32_771, 65_537, 131_101)  # prim
 
 def refuse_unknown(model: ModelSpec, engine: str) -> None:
     """Raise ``RefusedError`` where a layer's recurrent part, or what goes with it, has no measured graph."""
+    if model.gguf_architecture == "none":
+        raise RefusedError(
+            f"{model.name} does not run on {engine}: llama.cpp is not known to have its architecture",
+            "take --engine vllm; where llama.cpp has it, state gguf_architecture in an entry of your own models.yaml",
+        )
     kinds = tuple(model.layers.kinds.values())
-    beyond = sorted({reason for kind in kinds for reason in _beyond(kind, kinds)})
+    beyond = sorted({reason for kind in kinds for reason in (*_beyond(kind, kinds), *_beyond_sharing(kind, kinds))})
+    if model.per_layer_dim is not None and not all(kind.output_scale for kind in kinds):
+        beyond.append("per-layer embeddings without a scale on what a layer gives")
     if beyond:
         raise RefusedError(
             f"{model.name} has {' and '.join(beyond)}, which is not modelled for {engine} yet",
@@ -55,6 +71,26 @@ def _beyond(kind: LayerKind, kinds: tuple[LayerKind, ...]) -> Iterator[str]:
     if isinstance(kind.mlp, NoMlp) and not all(isinstance(other.mlp, NoMlp) for other in kinds) and not _splits(kinds):
         yield "layers without MLP beside others with one"
     yield from _beyond_gates(kind, is_delta=any(isinstance(other.mixer, GatedDelta) for other in kinds))
+
+
+def _beyond_sharing(kind: LayerKind, kinds: tuple[LayerKind, ...]) -> Iterator[str]:
+    """Yield what is known of Gemma 4 or Llama 4 alone: their graphs go together with a scale and with chunks."""
+    attention, mlp = kind.attention, kind.mlp
+    if isinstance(attention, GroupedQueryAttention):
+        if (attention.v_is_k or attention.shares_cache) and not kind.output_scale:
+            yield "keys that are values or shared, without a scale on what a layer gives"
+        grouped = [k.attention for k in kinds if isinstance(k.attention, GroupedQueryAttention)]
+        shapes = {(a.n_kv_heads, a.head_dim) for a in grouped if a.kind == attention.kind}
+        if len(shapes) > 1:
+            yield f"{attention.kind} attention of several shapes"
+    if isinstance(mlp, MoeMlp):
+        if (mlp.dense_ff_dim > 0) != mlp.router_scale or (mlp.router_scale and not kind.output_scale):
+            yield "a dense MLP beside experts without a scaled router"
+        is_chunked = any(isinstance(k.attention, ChunkedAttention) for k in kinds)
+        if is_chunked and (mlp.router_bias != "none" or not mlp.gated):
+            yield "chunked attention with other experts than Llama 4's"
+    if kind.output_scale and not all(k.output_scale for k in kinds):
+        yield "a scale on what some layers give"
 
 
 def _splits(kinds: tuple[LayerKind, ...]) -> bool:

@@ -19,7 +19,9 @@ from vramcalc.units import round_up
 _DEVICE_ALIGNMENT, _HOST_ALIGNMENT = 128, 32
 _ROW_PADDING = 512  # CUDA reads quantised rows in steps of so many elements
 _OUTPUT_NAMES = frozenset({"output", "output_norm.weight", "output_norm.bias"})
-_FIRST_LAYER_NAMES = frozenset({"token_embd_norm.weight", "token_embd_norm.bias"})
+_FIRST_LAYER_NAMES = frozenset(
+    {"token_embd_norm.weight", "token_embd_norm.bias", "per_layer_model_proj", "per_layer_proj_norm.weight"}
+)
 _SHARED_NAMES = frozenset({"rope_freqs.weight"})
 
 

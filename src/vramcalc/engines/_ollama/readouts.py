@@ -1,5 +1,7 @@
 """What ``ollama ps`` prints: the sum of the buffers llama-server reports, without the CUDA context.
 
+The weights of a vision projector are logged as a size and not as a buffer, so that they are not in it.
+
 Source: Ollama 0.33 (fb30760), llm/llama_server.go (MemorySize), cmd/cmd.go (ListRunningHandler), format/bytes.go.
 """
 
@@ -8,6 +10,7 @@ from vramcalc.ledger import HOST, Component, Ledger
 from vramcalc.units import GB, MB
 
 _TEN = 10
+_TOWER = "tower"  # among the values of a projector's weights
 
 
 def ps_readout(ledger: Ledger, *, whole: bool, n_context: int) -> Readout:
@@ -18,7 +21,7 @@ def ps_readout(ledger: Ledger, *, whole: bool, n_context: int) -> Readout:
         whole: Whether every layer is on GPUs: host buffers are then not counted.
         n_context: Tokens of one sequence.
     """
-    buffers = [line for line in ledger.lines if line.component is not Component.RUNTIME]
+    buffers = [line for line in ledger.lines if line.component is not Component.RUNTIME and _TOWER not in line.values]
     on_gpus = sum(line.n_bytes for line in buffers if line.device != HOST)
     total = on_gpus if whole else sum(line.n_bytes for line in buffers)
     return Readout("ollama ps", None, total, f"{ps_text(total, on_gpus)}  {n_context}")

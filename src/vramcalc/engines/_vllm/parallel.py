@@ -3,13 +3,24 @@
 from msgspec import Struct
 from msgspec.structs import replace
 
-from vramcalc.engines._vllm.weights import EXPERT_MULTIPLE
+from vramcalc.engines._vllm.experts import EXPERT_MULTIPLE
 from vramcalc.errors import RefusedError
 from vramcalc.placement.pipeline import stage_layers
 from vramcalc.placement.tensor_shares import VOCABULARY_MULTIPLE, Heads
 from vramcalc.specs.formats import ScaledFormat, WeightFormat
 from vramcalc.specs.machine import Machine
-from vramcalc.specs.model import GatedDelta, KimiDelta, LayerKind, Mamba1, Mamba2, Mixer, ModelSpec, MoeMlp, NoMlp
+from vramcalc.specs.model import (
+    GatedDelta,
+    KimiDelta,
+    LayerKind,
+    Mamba1,
+    Mamba2,
+    Mixer,
+    ModelSpec,
+    MoeMlp,
+    NoMlp,
+    ShortConv,
+)
 from vramcalc.specs.workload import Workload
 from vramcalc.units import round_up
 
@@ -145,7 +156,7 @@ def _mixer_heads(mixer: Mixer | None) -> int:
             return mixer.n_heads
         case GatedDelta():
             return mixer.n_key_heads
-        case Mamba1() | None:
+        case Mamba1() | ShortConv() | None:
             return 0
 
 

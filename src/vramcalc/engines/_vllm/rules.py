@@ -52,16 +52,8 @@ class RuleSet(Struct, frozen=True, kw_only=True):
         return not self.reports_by_concurrency
 
     @property
-    def expert_multiple(self) -> int:
-        """What the Triton kernel of mxfp4 rounds a rank's share of an expert up to."""
-        return 64 if self.reports_by_concurrency else 256
-
-    @property
-    def pads_scales(self) -> bool:
-        """Whether scales of padded mxfp4 experts are padded too.
-
-        Inferred from gpt-oss on H100: 20B takes 13.47 GiB on 0.11, 120B 64.38 on 0.11 and 0.14, more on 0.19.
-        """
+    def pads_swizzled(self) -> bool:
+        """Whether Hopper's kernels pad the elements of mxfp4 experts: on 0.19, not on 0.11 and 0.14 yet."""
         return self.version != _FIRST
 
     @property

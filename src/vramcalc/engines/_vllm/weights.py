@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from vramcalc.engines._vllm.allocator import Held, rounding_bytes
+from vramcalc.engines._vllm.experts import Swizzle, expert_share, has_narrow_experts, padded_elements
 from vramcalc.engines._vllm.rules import (
     ELEMENT_BYTES,
     Capability,
@@ -30,6 +31,7 @@ from vramcalc.specs.model import (
     Mamba2,
     Mixer,
     ModelSpec,
+    MoeMlp,
     NoAttention,
     RopeTable,
 )
@@ -38,7 +40,6 @@ from vramcalc.units import round_up
 LAYER_SCALES_BYTES = 24  # of each attention layer: scales of q, k, v and the output
 _SPARE_SCALES_BYTES = 8  # of these, what the end of loading frees where tokens are not quantised too
 _QUANTISED_STEPS = ("fp8", "int8")
-EXPERT_MULTIPLE = 128  # a rank's share of an expert, as the int4 and nvfp4 kernels want it
 _HOPPER = 9
 _LATENT = ("attn_k_b", "attn_v_b")
 _INT4 = frozenset({"awq-4bit", "gptq-4bit"})
@@ -87,10 +88,10 @@ class WeightRules(Struct, frozen=True, kw_only=True):
     storage: Storage
     dtype: Dtype
     card: Capability
-    expert_multiple: int  # what the mxfp4 kernel rounds a rank's share of an expert up to
+    expert_multiple: int  # what a rank's share of an mxfp4 expert is rounded up to as it is loaded
     hidden_multiple: int
     copies_latent: bool
-    pads_scales: bool = True  # padded experts have padded scales too
+    swizzle: Swizzle | None = None  # what Hopper's kernels make of mxfp4 experts afterwards
 
     def stages(
         self, tensor_parallel: int, pipeline_parallel: int, *, expert_ranks: int, whole_experts: bool
@@ -173,10 +174,7 @@ class WeightRules(Struct, frozen=True, kw_only=True):
             is_f32 = _takes_4_bytes(group) or (group.role == "router" and family_starts(self.model, _F32_ROUTERS))
             return prod(group.shape) * ELEMENT_BYTES["f32" if is_f32 else self.dtype] * group.copies
         one = self._regrouped(group, fmt).matrix_bytes(prod(rows), columns)
-        if not self.pads_scales and (*rows, columns) != group.shape:
-            scaled = prod(rows) * columns - prod(group.shape)  # elements without scales
-            one -= scaled // fmt.group_columns * fmt.group_bits // 8
-        if group.role == "experts" and fmt.method == "gptq" and not self._has_narrow_experts(group):
+        if group.role == "experts" and fmt.method == "gptq" and not has_narrow_experts(group):
             one += rows[0] * ELEMENT_BYTES[self.dtype]  # a bias per expert matrix, dropped when loading ends
         return one * group.copies
 
@@ -191,15 +189,12 @@ class WeightRules(Struct, frozen=True, kw_only=True):
 
     def _regrouped(self, group: TensorGroup, fmt: ScaledFormat) -> ScaledFormat:
         """Return the format of a group: expert shares that 128 does not divide take smaller scale groups."""
-        if fmt.name not in _REGROUPED or not self._has_narrow_experts(group):
+        if fmt.name not in _REGROUPED or not has_narrow_experts(group):
             return fmt
-        size = next((s for s in _SMALLER_GROUPS if _expert_share(group) % s == 0), _SMALLER_GROUPS[-1])
+        size = next((s for s in _SMALLER_GROUPS if expert_share(group) % s == 0), _SMALLER_GROUPS[-1])
         if fmt.name == "fp8-block":
             return replace(fmt, group_rows=size, group_columns=size)
         return replace(fmt, group_columns=size, group_bits=20 if fmt.method == "awq" else 16)
-
-    def _has_narrow_experts(self, group: TensorGroup) -> bool:
-        return group.role == "experts" and group.is_matrix and _expert_share(group) % EXPERT_MULTIPLE != 0
 
     def _padded(self, group: TensorGroup, fmt: ScaledFormat | None) -> TensorGroup:
         """Round mxfp4 experts up to what the kernel of the card wants."""
@@ -216,34 +211,46 @@ class WeightRules(Struct, frozen=True, kw_only=True):
 
         AWQ on Hopper's Machete kernel widens zeros from 4 to 16 bits; symmetric GPTQ drops them elsewhere (Marlin), and
         for experts on Hopper; int4 and nvfp4 experts are padded there; latent attention in fp8 keeps a copy of K and V
-        projections in the model's dtype.
+        projections in the model's dtype; mxfp4 experts are laid out anew.
         """
+        if group.role == "experts":
+            return self._expert_change(group, fmt)
         elements = prod(group.shape) * group.copies
         if group.name in _LATENT and (self.copies_latent or (fmt is not None and fmt.name.startswith("fp8"))):
             return "latent_copies", elements * ELEMENT_BYTES[self.dtype]
         if fmt is None:
             return "", 0
-        *rows, columns = group.shape
-        zeros = fmt.zeros_bytes(prod(rows), columns) * group.copies
+        zeros = self._zeros_bytes(group, fmt)
         hopper = self.card[0] == _HOPPER
-        if group.role == "experts":
-            return self._expert_change(group, fmt, zeros)
         if fmt.method == "awq" and hopper:
             return "widened_zeros", 3 * zeros
         if fmt.method == "gptq" and not hopper:
             return "dropped_zeros", -zeros
         return "", 0
 
-    def _expert_change(self, group: TensorGroup, fmt: ScaledFormat, zeros: int) -> tuple[str, int]:
+    def _expert_change(self, group: TensorGroup, fmt: ScaledFormat | None) -> tuple[str, int]:
+        if self.swizzle is not None and self.storage.fmt.name == "mxfp4":
+            return "swizzled_experts", self.swizzle.change(self._padded(group, fmt), fmt, gated=self._gates_experts)
+        if fmt is None:
+            return "", 0
         hopper = self.card[0] == _HOPPER
-        if fmt.name in _PADDED_AFTER_LOADING and hopper and self._has_narrow_experts(group):
-            share = _expert_share(group)
-            before = self._stack_bytes(group, fmt)
-            return "expert_padding", before * round_up(share, EXPERT_MULTIPLE) // share - before
-        if fmt.method == "gptq" and not self._has_narrow_experts(group):
+        if fmt.name in _PADDED_AFTER_LOADING and hopper and has_narrow_experts(group):
+            before, elements = self._stack_bytes(group, fmt), prod(group.shape)
+            padded = padded_elements(group, gated=self._gates_experts)
+            return "expert_padding", before * padded // elements - before
+        if fmt.method == "gptq" and not has_narrow_experts(group):
             biases = group.shape[0] * group.copies * ELEMENT_BYTES[self.dtype]
-            return "dropped_zeros", -biases - (zeros if hopper else 0)
+            return "dropped_zeros", -biases - (self._zeros_bytes(group, fmt) if hopper else 0)
         return "", 0
+
+    @property
+    def _gates_experts(self) -> bool:
+        return any(isinstance(kind.mlp, MoeMlp) and kind.mlp.gated for kind in self.model.layers.kinds.values())
+
+    @staticmethod
+    def _zeros_bytes(group: TensorGroup, fmt: ScaledFormat) -> int:
+        *rows, columns = group.shape
+        return fmt.zeros_bytes(prod(rows), columns) * group.copies
 
 
 def _values_are_keys(attention: Attention) -> bool:
@@ -267,11 +274,6 @@ def _takes_4_bytes(group: TensorGroup) -> bool:
     is_correction = group.name == "ffn_gate_inp.bias" and not group.is_parameter
     is_named = group.name in _F32_NAMES or group.name.startswith(_F32_PARTS) or group.name.endswith("_ape")
     return is_correction or is_named
-
-
-def _expert_share(group: TensorGroup) -> int:
-    """Return the width of an expert on this rank."""
-    return group.shape[0] if group.split is Split.COLUMN else group.shape[-1]
 
 
 def _add(parts: dict[str, int], name: str, n_bytes: int) -> None:
