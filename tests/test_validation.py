@@ -63,7 +63,7 @@ def table_of(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("component", "n_figures"),
-    [("weights", 188), ("kv_cache", 188), ("total_context", 100), ("gpu_layers", 100), ("expert_layers", 48)],
+    [("weights", 220), ("kv_cache", 220), ("total_context", 100), ("gpu_layers", 100), ("expert_layers", 48)],
 )
 def test_llama_cpp_is_exact_on_gpus(component: str, n_figures: int) -> None:
     (row,) = (row for row in rows("llama.cpp", "code", component) if row.device != "host")

@@ -7,6 +7,7 @@ from vramcalc.specs.gpu import GpuSpec, Memory
 from vramcalc.specs.model import (
     Attention,
     BidirectionalAttention,
+    ChunkedAttention,
     CountFact,
     ExtraTensor,
     FullAttention,
@@ -151,6 +152,62 @@ _GRANITE = hybrid(40, mamba2(128), full(32, 8, 128), "rrrrrarrrr", experts(72, 1
 _MAMBA = LayerStack(n_layers=64, kinds={"r": LayerKind(mixer=mamba2(80), n_norms=1)})
 _GEMMA_4B, _GEMMA_27B = full(8, 4, 256, qk_norm="per_head"), full(32, 16, 128, qk_norm="per_head")
 
+
+def _gemma_4(
+    n_layers: int, n_own: int, every: int, window: int, a: FullAttention, wide: FullAttention, ff: tuple[int, int]
+) -> LayerStack:
+    """Layers from ``n_own`` on read the caches of the last two before; ``ff`` is the MLP's width before and after."""
+    kinds: dict[str, LayerKind] = {}
+    order = []
+    for index in range(n_layers):
+        shares = index >= n_own
+        base = wide if (index + 1) % every == 0 else windowed(a, window)
+        traits = {"shares_cache": shares, "v_is_k": base.v_is_k and not shares}
+        name = f"{base.kind}-{shares}"
+        kinds[name] = LayerKind(
+            attention=base.model_copy(update=traits), mlp=gated(ff[shares]), n_norms=4, output_scale=True
+        )
+        order.append(name)
+    return LayerStack(n_layers=n_layers, kinds=kinds, first=tuple(order))
+
+
+def _gemma_4_experts() -> LayerStack:
+    mlp = experts(128, 8, 704, dense_ff_dim=2112, router_scale=True)
+    parts = {
+        "sliding": windowed(full(16, 8, 256, qk_norm="per_head"), 1024),
+        "full": full(16, 2, 512, qk_norm="per_head", v_is_k=True),
+    }
+    kinds = {k: LayerKind(attention=a, mlp=mlp, n_norms=7, output_scale=True) for k, a in parts.items()}
+    return LayerStack(n_layers=30, kinds=kinds, pattern=("sliding",) * 5 + ("full",))
+
+
+def _llama_4(n_experts: int, dense_ff_dim: int | None) -> LayerStack:
+    a = full(40, 8, 128)
+    chunked = ChunkedAttention(**(a.model_dump() | {"kind": "chunked", "chunk": 8192}))
+    mlp = experts(n_experts, 1, 8192, shared_ff_dim=8192)
+    other = mlp if dense_ff_dim is None else gated(dense_ff_dim)
+    kinds = {
+        "chunked": LayerKind(attention=chunked, mlp=mlp),
+        "other": LayerKind(attention=chunked, mlp=other),
+        "full": LayerKind(attention=a, mlp=mlp),
+    }
+    return LayerStack(n_layers=48, kinds=kinds, pattern=("other", "chunked", "other", "full"))
+
+
+_GEMMA_4: dict[str, Any] = {"head": "tied", "gguf_rope_factors": 256, "gguf_architecture": "gemma4"}
+_PER_LAYER: dict[str, Any] = {"per_layer_dim": 256, "per_layer_vocabulary": 262_144}
+_LLAMA_4: dict[str, Any] = {"gguf_rope_factors": 64, "gguf_architecture": "llama4"}
+
+
+def _narrow_and_wide(
+    n_heads: int, n_kv_heads: int, n_wide: int, *, v_is_k: bool = False
+) -> tuple[FullAttention, FullAttention]:
+    return (
+        full(n_heads, n_kv_heads, 256, qk_norm="per_head"),
+        full(n_heads, n_wide, 512, qk_norm="per_head", v_is_k=v_is_k),
+    )
+
+
 MODELS = {
     m.name: m
     for m in (
@@ -188,9 +245,38 @@ MODELS = {
             gguf_rope_factors=64,
         ),
         _bge_m3(),
-        model("Qwen3-Next-80B-A3B", 2048, 151_936, 262_144, _NEXT),
-        model("Qwen3.5-27B", 5120, 248_320, 262_144, _QWEN35),
+        model("Qwen3-Next-80B-A3B", 2048, 151_936, 262_144, _NEXT, gguf_architecture="qwen3next"),
+        model("Qwen3.5-27B", 5120, 248_320, 262_144, _QWEN35, gguf_architecture="qwen35"),
         model("Granite-4.0-H-Small", 4096, 100_352, 131_072, _GRANITE, head="tied"),
+        model("Gemma-4-26B-A4B", 2816, 262_144, 262_144, _gemma_4_experts(), **_GEMMA_4),
+        model(
+            "Gemma-4-E2B",
+            1536,
+            262_144,
+            131_072,
+            _gemma_4(35, 15, 5, 512, *_narrow_and_wide(8, 1, 1), (6144, 12_288)),
+            **_GEMMA_4,
+            **_PER_LAYER,
+        ),
+        model(
+            "Gemma-4-E4B",
+            2560,
+            262_144,
+            131_072,
+            _gemma_4(42, 24, 6, 512, *_narrow_and_wide(8, 2, 2), (10_240, 10_240)),
+            **_GEMMA_4,
+            **_PER_LAYER,
+        ),
+        model(
+            "Gemma-4-31B",
+            5376,
+            262_144,
+            131_072,
+            _gemma_4(60, 60, 6, 1024, *_narrow_and_wide(32, 16, 4, v_is_k=True), (21_504, 21_504)),
+            **_GEMMA_4,
+        ),
+        model("Llama-4-Scout", 5120, 202_048, 10_485_760, _llama_4(16, None), **_LLAMA_4),
+        model("Llama-4-Maverick", 5120, 202_048, 1_048_576, _llama_4(128, 16_384), **_LLAMA_4),
         model("Mamba2-2.7B", 2560, 50_288, 1_048_576, _MAMBA, head="tied"),
     )
 }

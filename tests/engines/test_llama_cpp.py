@@ -70,7 +70,7 @@ def test_agrees_with_what_the_engine_allocates(row: dict[str, str]) -> None:
         engine(row["model"], row["format"], *free),
         **workload_of(row),
         v_format=row["v_format"],
-        flash_attention=row["flash_attention"] == "1",
+        flash_attention={"": None, "0": False, "1": True}[row["flash_attention"]],
         swa_full=row["swa_full"] == "1",
         gpu_layers=None if row["cpu_moe"] else int(row["gpu_layers"]),
         cpu_moe=int(row["cpu_moe"]) if row["cpu_moe"] else None,

@@ -87,6 +87,16 @@ def test_gated_delta_nets_have_one_slot() -> None:
     assert proposed(engine("Mamba2-2.7B", 24 * GIB), n_sequences=4, n_context=4096).workload.n_slots == 4
 
 
+def test_one_slot_goes_by_architecture() -> None:
+    shape = MODELS["Qwen3-8B"]
+    for architecture, n_slots in (("qwen3vl", 1), ("qwen3", 4), ("nemotron_h", 1)):
+        model = shape.model_copy(update={"gguf_architecture": architecture})
+        bound = bind(Setup(model, Machine(gpus=(hypothetical(24 * GIB),)), "q4_k_m"))
+        assert isinstance(bound, Ollama)
+
+        assert proposed(bound, n_sequences=4, n_context=4096).workload.n_slots == n_slots
+
+
 def test_an_encoder_has_one_slot() -> None:
     proposal = proposed(engine("bge-m3", 24 * GIB), n_sequences=8)
 

@@ -142,6 +142,7 @@ class LlamaCpp(LlamaProcess):
             k_format=k.name,
             v_format=v.name,
             flash_attention=flash_attention,
+            keeps_attention=workload.flash_attention is not None,
         )
 
     def _fit(self, settled: Workload, run: Run, devices: tuple[str, ...], *, is_context_free: bool) -> Fitted:

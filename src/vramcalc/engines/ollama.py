@@ -176,6 +176,7 @@ class Ollama(LlamaProcess):
             k_format=k.name,
             v_format=k.name if workload.v_format is None else v.name,
             flash_attention=flash_attention,
+            keeps_attention=workload.flash_attention is not None,
         )
 
     @property

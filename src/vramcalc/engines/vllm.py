@@ -92,7 +92,7 @@ class Vllm:
     def propose(self, workload: Workload) -> Proposal:
         """Fill in the defaults and place the model. Raises ``RefusedError`` for what vLLM would refuse."""
         cache_format(self._model, self._card, self._chosen.dtype, workload)
-        parallel = choose_parallel(self._model, self._chosen.fmt, self._machine, workload)
+        parallel = choose_parallel(self._model, self._chosen.fmt, self._machine, workload, quotes=True)
         refuse_stages(self._model, parallel)
         settled = fill_in(self._model, self._card, self._rules, workload, parallel)
         if workload.fit_context and workload.n_context is None:

@@ -42,7 +42,10 @@ KIND_OF_NAME = {
 FFN_KINDS = {"ffn_gate": Kind.FFN_GATE, "ffn_up": Kind.FFN_UP, "ffn_down": Kind.FFN_DOWN}  # and their experts
 
 KEPT_ROLES: frozenset[Role] = frozenset({"norm", "router"})
-KEPT_NAMES = frozenset({"position_embd", "token_types", "per_layer_model_proj", "indexer.q_proj", "indexer.k_proj"})
+KEPT_NAMES = frozenset(
+    {"position_embd", "token_types", "indexer.q_proj", "indexer.k_proj", "altup_correct_coef", "altup_predict_coef"}
+)
+LEFT_PREFIXES = ("per_layer_model_proj", "altup_", "laurel_")  # stay as the converter wrote them
 
 _QUERIES_PER_VALUE = 4  # from here on the value matrix is so small that more bits for it cost little
 _SOME_EXPERTS = 4

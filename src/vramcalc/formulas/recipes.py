@@ -23,6 +23,7 @@ from vramcalc.formulas._recipe_rules import (
     KEPT_NAMES,
     KEPT_ROLES,
     KIND_OF_NAME,
+    LEFT_PREFIXES,
     RAISED_IN_A_70B,
     RECIPES,
     Kind,
@@ -222,8 +223,8 @@ def _kept_format(group: TensorGroup, converted: BlockFormat) -> BlockFormat | No
     """Return the format of a tensor no mix touches, else None; ``converted`` is what the converter left."""
     if not group.is_matrix or group.role in KEPT_ROLES or _stem(group) in KEPT_NAMES:
         return F32
-    is_one_row = prod(group.shape[:-1]) == 1
-    return converted if is_one_row or group.role in ("vision", "audio", "projector") else None
+    is_left = prod(group.shape[:-1]) == 1 or _stem(group).startswith(LEFT_PREFIXES)
+    return converted if is_left or group.role in ("vision", "audio", "projector") else None
 
 
 def _that_divides(fmt: BlockFormat, group: TensorGroup) -> BlockFormat:

@@ -19,6 +19,7 @@ class Workload(Struct, frozen=True, kw_only=True):
     k_format: str | None = None
     v_format: str | None = None
     flash_attention: bool | None = None
+    keeps_attention: bool = True  # False: the engine chose flash attention, and drops it again where layers stray
     # llama.cpp family
     n_slots: int | None = None
     kv_unified: bool | None = None

@@ -13,7 +13,7 @@ from vramcalc.engines._runtime import context_line
 from vramcalc.formulas.kv_cache import cached_row_elements, state_elements
 from vramcalc.ledger import HOST, Basis, Component, Line
 from vramcalc.specs.gpu import GpuSpec
-from vramcalc.specs.model import Attention, Mamba2, Mixer
+from vramcalc.specs.model import Attention, Mamba2, Mixer, MoeMlp
 
 SOURCE = "llama.cpp 0c1e570"
 _LOGIT_BYTES = _FLOAT_BYTES = 4
@@ -33,6 +33,10 @@ _OLDER_SPREAD = _Spread(80, 30, "an older build, 7 public logs within 7.5 %")
 _HOST_SCAN_SPREAD = _Spread(40, 25, "scans on the host, 40 measured settings within 3.7 %")
 _ALTERNATING_SPREAD = _Spread(50, 20, "layers of one part each, 80 measured settings within 4.6 %")
 _HOST_STATE_SPREAD = _Spread(40, 9000, "scans whose state is on the host, 8 measured settings up to 8 times as much")
+_MANY_ROWS_SPREAD = _Spread(
+    150, 520, "logits of many tokens, 770 measured settings of recurrent models up to half more"
+)
+_DENSE_BESIDE_SPREAD = _Spread(40, 2, "experts on the host beside a dense MLP, 119 measured settings within 3.9 %")
 _SCATTERED_SPREAD = _Spread(130, 230, "experts over several devices, 71 measured settings from -12 to +22 %")
 
 
@@ -216,10 +220,12 @@ def _spread(server: Server) -> _Spread:
     cases = (
         (server.is_older, _OLDER_SPREAD),
         (layout.n_devices > 1 and layout.elsewhere and any(k.mixer is not None for k in order), _SCATTERED_SPREAD),
+        ((server.run.n_outputs or 0) > server.run.n_slots and server.meter.model.is_recurrent, _MANY_ROWS_SPREAD),
         (any(gpu.vendor not in ("nvidia", "hypothetical") for gpu in server.gpus), _OTHER_SPREAD),
         (not server.run.kv_offload and any(isinstance(k.mixer, Mamba2) for k in order), _HOST_STATE_SPREAD),
         (on_host and alternates(order), _ALTERNATING_SPREAD),
         (on_host and all(isinstance(k.mixer, Mamba2) for k in order), _HOST_SCAN_SPREAD),
+        (on_host and any(isinstance(k.mlp, MoeMlp) and k.mlp.dense_ff_dim for k in order), _DENSE_BESIDE_SPREAD),
     )
     return next((spread for applies, spread in cases if applies), _CUDA_SPREAD)
 

@@ -106,7 +106,7 @@ def make_run(model: ModelSpec, gpus: tuple[GpuSpec, ...], workload: Workload) ->
         k_format=k,
         v_format=v,
         flash_attention=flash_attention,
-        chooses_attention=workload.flash_attention is None and flash_attention,
+        chooses_attention=flash_attention and not workload.keeps_attention,
         swa_full=workload.swa_full,
         kv_offload=workload.kv_offload,
         op_offload=workload.op_offload,
