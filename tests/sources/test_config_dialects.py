@@ -17,7 +17,7 @@ from vramcalc.engines.base import Setup
 from vramcalc.errors import BadInputError, RefusedError
 from vramcalc.estimation import estimate_outcome
 from vramcalc.formulas.inventory import n_parameters
-from vramcalc.sources._config_dialects import DIALECTS, ENVELOPES
+from vramcalc.sources._config.dialects import DIALECTS, ENVELOPES
 from vramcalc.sources.config_json import read_config
 from vramcalc.sources.registry import gpu_registry
 from vramcalc.specs.machine import Machine

@@ -17,8 +17,8 @@ from vramcalc.errors import AppError, BadInputError, ExitCode, UnavailableError
 from vramcalc.formulas.inventory import n_active_parameters, n_mtp_parameters, n_parameters, parameters_by_role
 from vramcalc.formulas.weights import stored_tensors
 from vramcalc.ledger import Basis
-from vramcalc.sources._config_formats import METHODS
-from vramcalc.sources._config_keys import HARMLESS
+from vramcalc.sources._config.formats import METHODS
+from vramcalc.sources._config.keys import HARMLESS
 from vramcalc.sources.config_json import read_config
 from vramcalc.sources.registry import model_registry
 from vramcalc.specs.model import FullAttention, ModelSpec

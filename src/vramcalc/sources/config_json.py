@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from vramcalc.errors import BadInputError
 from vramcalc.formulas.inventory import n_active_parameters, n_parameters
 from vramcalc.ledger import Basis
-from vramcalc.sources._config_dialect import Dialect, Envelope
-from vramcalc.sources._config_dialects import (
+from vramcalc.sources._config.dialect import Dialect, Envelope
+from vramcalc.sources._config.dialects import (
     ARCHITECTURES,
     DIALECTS,
     ENVELOPES,
@@ -18,12 +18,12 @@ from vramcalc.sources._config_dialects import (
     gguf_architecture,
     nested,
 )
-from vramcalc.sources._config_formats import read_quantised
-from vramcalc.sources._config_keys import Keys, read_json
-from vramcalc.sources._config_layers import read_layers, read_sizes
-from vramcalc.sources._config_ropes import read_ropes
-from vramcalc.sources._config_storage import Quantised, stored_apart
-from vramcalc.sources._config_towers import read_tower
+from vramcalc.sources._config.formats import read_quantised
+from vramcalc.sources._config.keys import Keys, read_json
+from vramcalc.sources._config.layers import read_layers, read_sizes
+from vramcalc.sources._config.ropes import read_ropes
+from vramcalc.sources._config.storage import Quantised, stored_apart
+from vramcalc.sources._config.towers import read_tower
 from vramcalc.specs.model import CountFact, ModelSpec
 
 _TOWER_POSITIONS = 8192  # vLLM 0.33, models/qwen3_vl.py

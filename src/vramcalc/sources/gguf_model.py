@@ -11,7 +11,7 @@ from vramcalc.errors import BadInputError
 from vramcalc.formulas.inventory import n_active_parameters, n_parameters
 from vramcalc.formulas.stored import NORM_NAMES, Match, match_tensors
 from vramcalc.ledger import Basis
-from vramcalc.sources._config_layers import shortest_pattern
+from vramcalc.sources._config.layers import shortest_pattern
 from vramcalc.sources._gguf_architectures import ARCHITECTURES, NOT_MODELS, PROJECTOR
 from vramcalc.sources._gguf_facts import Facts, Tensors
 from vramcalc.sources._gguf_layers import read_layer

@@ -8,7 +8,7 @@ Source:
 
 from collections.abc import Iterable, Mapping
 
-from vramcalc.sources._config_dialect import words
+from vramcalc.sources._config.dialect import words
 
 _LISTS = words("modules_to_not_convert ignore exclude_modules llm_int8_skip_modules")
 _MODELOPT = words("quant_algo quantized_layers group_size config_groups") | words(

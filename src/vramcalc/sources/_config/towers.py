@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vramcalc.sources._config_audio import AUDIO_TOWERS
-from vramcalc.sources._config_clip_vision import CLIP_TOWERS
-from vramcalc.sources._config_keys import Keys
-from vramcalc.sources._config_qwen_vision import QWEN_TOWERS
-from vramcalc.sources._config_vision import TOWERS, Rows
+from vramcalc.sources._config.audio import AUDIO_TOWERS
+from vramcalc.sources._config.clip_vision import CLIP_TOWERS
+from vramcalc.sources._config.keys import Keys
+from vramcalc.sources._config.qwen_vision import QWEN_TOWERS
+from vramcalc.sources._config.vision import TOWERS, Rows
 
 Raw = dict[str, Any]
 _ALL: Mapping[str, Callable[[Keys, Keys, int], Rows]] = {**TOWERS, **CLIP_TOWERS, **QWEN_TOWERS, **AUDIO_TOWERS}

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from vramcalc.sources._config_decoders import ROUTED
-from vramcalc.sources._config_dialect import Dialect, words
+from vramcalc.sources._config.decoders import ROUTED
+from vramcalc.sources._config.dialect import Dialect, words
 
 _DEEPSEEK = Dialect(
     family="deepseek",

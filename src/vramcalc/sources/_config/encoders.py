@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from vramcalc.sources._config_dialect import Dialect, words
+from vramcalc.sources._config.dialect import Dialect, words
 
 Raw = dict[str, Any]
 _POSITIONS_BEFORE_THE_FIRST = 2  # RoBERTa counts positions from behind the padding token's

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from vramcalc.sources._config_decoders import EXPERTS, GRANITE_HARMLESS, ROUTED, TOWER_ROLES
-from vramcalc.sources._config_dense import pattern_as_number
-from vramcalc.sources._config_dialect import Dialect, words
+from vramcalc.sources._config.decoders import EXPERTS, GRANITE_HARMLESS, ROUTED, TOWER_ROLES
+from vramcalc.sources._config.dense import pattern_as_number
+from vramcalc.sources._config.dialect import Dialect, words
 
 _IN_PLACE_OF_MLP = {"moe_intermediate_size": "intermediate_size"}
 _GRANITE_MOE = Dialect(

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from vramcalc.errors import BadInputError
 from vramcalc.formulas.inventory import TensorGroup, next_token_groups, tensor_groups
-from vramcalc.sources._config_modules import module_paths
+from vramcalc.sources._config.modules import module_paths
 from vramcalc.specs.format_names import scaled_format
 from vramcalc.specs.model import LayerKind, ModelSpec, Role, StoredApart
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from vramcalc.sources._config_decoders import GRANITE_HARMLESS, LLAMA
-from vramcalc.sources._config_dialect import Dialect, words
+from vramcalc.sources._config.decoders import GRANITE_HARMLESS, LLAMA
+from vramcalc.sources._config.dialect import Dialect, words
 
 Raw = dict[str, Any]
 _GLM = Dialect(

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from vramcalc.sources._config_dialect import Dialect, Names, words
+from vramcalc.sources._config.dialect import Dialect, Names, words
 
 
 def one_width(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from vramcalc.sources._config_dialect import Dialect
-from vramcalc.sources._config_keys import Keys
-from vramcalc.sources._config_places import Place
+from vramcalc.sources._config.dialect import Dialect
+from vramcalc.sources._config.keys import Keys
+from vramcalc.sources._config.places import Place
 
 Raw = dict[str, Any]
 

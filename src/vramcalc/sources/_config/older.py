@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from vramcalc.sources._config_dialect import Dialect, words
+from vramcalc.sources._config.dialect import Dialect, words
 
 Raw = dict[str, Any]
 _FF_TIMES_HIDDEN = 4

@@ -9,8 +9,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from vramcalc.sources._config_decoders import EXPERTS, GRANITE_HARMLESS, ROUTED
-from vramcalc.sources._config_dialect import Dialect, Names, words
+from vramcalc.sources._config.decoders import EXPERTS, GRANITE_HARMLESS, ROUTED
+from vramcalc.sources._config.dialect import Dialect, Names, words
 
 _MAMBA_NAMES: Names = {
     "mixer_heads": "mamba_n_heads",

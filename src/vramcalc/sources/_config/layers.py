@@ -6,12 +6,12 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from vramcalc.sources._config_attention import read_attention, trait
-from vramcalc.sources._config_dialect import Dialect
-from vramcalc.sources._config_keys import Keys
-from vramcalc.sources._config_mixers import read_mixer
-from vramcalc.sources._config_order import layer_places, nemotron_place
-from vramcalc.sources._config_places import Place
+from vramcalc.sources._config.attention import read_attention, trait
+from vramcalc.sources._config.dialect import Dialect
+from vramcalc.sources._config.keys import Keys
+from vramcalc.sources._config.mixers import read_mixer
+from vramcalc.sources._config.order import layer_places, nemotron_place
+from vramcalc.sources._config.places import Place
 
 _OF_EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
 _OF_MIXERS = (

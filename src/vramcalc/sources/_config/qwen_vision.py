@@ -6,8 +6,8 @@ Source:
 
 from collections.abc import Callable, Mapping
 
-from vramcalc.sources._config_keys import Keys
-from vramcalc.sources._config_vision import Layers, Rows, layer_norms, plain_mlp, square_attention
+from vramcalc.sources._config.keys import Keys
+from vramcalc.sources._config.vision import Layers, Rows, layer_norms, plain_mlp, square_attention
 
 _OUT = 3584  # of the class, whatever the text model
 

@@ -6,8 +6,8 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from vramcalc.sources._config_dialect import MlpOrder
-from vramcalc.sources._config_keys import Keys
+from vramcalc.sources._config.dialect import MlpOrder
+from vramcalc.sources._config.keys import Keys
 
 
 class Place(Struct, frozen=True):

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
-from vramcalc.sources._config_dialect import Dialect, Order
-from vramcalc.sources._config_keys import Keys
-from vramcalc.sources._config_places import MLPS, Place
+from vramcalc.sources._config.dialect import Dialect, Order
+from vramcalc.sources._config.keys import Keys
+from vramcalc.sources._config.places import MLPS, Place
 
 _TYPES = {  # as configs call them -> as we do
     "full_attention": "full",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from msgspec import Struct
 
-from vramcalc.sources._config_keys import Keys
+from vramcalc.sources._config.keys import Keys
 
 
 class Layers(Struct, frozen=True):

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from vramcalc.errors import BadInputError
-from vramcalc.sources._config_quant_keys import unknown_key
-from vramcalc.sources._config_storage import KEPT, Named, Quantised
+from vramcalc.sources._config.quant_keys import unknown_key
+from vramcalc.sources._config.storage import KEPT, Named, Quantised
 from vramcalc.specs.format_names import scaled_format
 
 _GROUP = 128

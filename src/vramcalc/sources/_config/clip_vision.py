@@ -9,8 +9,8 @@ Source:
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from vramcalc.sources._config_keys import Keys
-from vramcalc.sources._config_vision import (
+from vramcalc.sources._config.keys import Keys
+from vramcalc.sources._config.vision import (
     Layers,
     Rows,
     gated_mlp,

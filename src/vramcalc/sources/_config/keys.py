@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vramcalc.errors import BadInputError
-from vramcalc.sources._config_dialect import words
+from vramcalc.sources._config.dialect import words
 from vramcalc.sources.files import read_content
 
 _MOST_DEPTH = 32

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from vramcalc.sources._config_dialect import Dialect
-from vramcalc.sources._config_keys import Keys
+from vramcalc.sources._config.dialect import Dialect
+from vramcalc.sources._config.keys import Keys
 
 Raw = dict[str, Any]
 _PLAIN = frozenset({"default", "llama3", "dynamic", "mrope", "proportional", "ntk"})

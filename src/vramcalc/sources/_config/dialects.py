@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vramcalc.sources._config_decoders import DECODERS
-from vramcalc.sources._config_dense import DENSE
-from vramcalc.sources._config_dialect import Dialect, Envelope, Names, words
-from vramcalc.sources._config_encoders import ENCODERS
-from vramcalc.sources._config_hybrids import HYBRIDS
-from vramcalc.sources._config_latent import LATENT
-from vramcalc.sources._config_older import OLDER
-from vramcalc.sources._config_sparse import SPARSE
+from vramcalc.sources._config.decoders import DECODERS
+from vramcalc.sources._config.dense import DENSE
+from vramcalc.sources._config.dialect import Dialect, Envelope, Names, words
+from vramcalc.sources._config.encoders import ENCODERS
+from vramcalc.sources._config.hybrids import HYBRIDS
+from vramcalc.sources._config.latent import LATENT
+from vramcalc.sources._config.older import OLDER
+from vramcalc.sources._config.sparse import SPARSE
 
 DIALECTS: Mapping[str, Dialect] = {**DECODERS, **DENSE, **LATENT, **SPARSE, **OLDER, **HYBRIDS, **ENCODERS}
 
