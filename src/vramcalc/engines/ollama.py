@@ -56,6 +56,9 @@ _UNMAPPED = (
     "Ollama turns mmap off here: layers off the GPU must fit memory, where llama-server alone maps them from disk"
 )
 _TAGS_PROJECTOR = "f16"
+_SERVERS_OWN = (
+    "OLLAMA_ settings are the server's: give them to `ollama serve` (or its service), where it does not run yet"
+)
 _CACHE_FORMATS = frozenset({"f16", "q8_0", "q4_0"})
 
 
@@ -121,6 +124,7 @@ class Ollama(LlamaProcess):
             *self._format_notes(),
             *self._projector_notes(),
             *self._context_notes(workload, settled),
+            _SERVERS_OWN,
             *cache_notes(run, self._gpus(devices), self._model),
             *self._margin_notes(fitted, devices),
         )
