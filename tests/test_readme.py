@@ -28,8 +28,8 @@ def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     Path("docs").symlink_to(ROOT / "docs")
     write_gguf(Path("model.gguf"), api.load_model("qwen3-8b"), "qwen3", "q4_k_m")
-    for line in re.findall(r"^vramcalc (.*)$", README, re.MULTILINE):
-        command = re.split(r" #|;|\||&&", line)[0].split()
+    for line in re.findall(r"^(?:\|.*`)?vramcalc ([^`\n]*)", README, re.MULTILINE):
+        command = re.split(r" #|\||&&", line)[0].split()
         result = CliRunner().invoke(app, command)
 
         assert result.exit_code == 0, (command, result.output)

@@ -209,7 +209,7 @@ def test_the_command_says_what_differs() -> None:
     )
 
     assert bound.command(proposal) == (
-        *("python", "-m", "sglang.launch_server", "--model-path", "Qwen/Qwen3-30B-A3B"),
+        *("python3", "-m", "sglang.launch_server", "--model-path", "Qwen/Qwen3-30B-A3B"),
         *("--context-length", "4096", "--mem-fraction-static", "0.7", "--kv-cache-dtype", "fp8_e4m3"),
         *("--tp-size", "2", "--ep-size", "2", "--chunked-prefill-size", "2048", "--max-running-requests", "64"),
         *("--cpu-offload-gb", "4", "--disable-cuda-graph"),

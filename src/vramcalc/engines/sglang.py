@@ -161,7 +161,7 @@ class SgLang:
         )
 
     def command(self, proposal: Proposal) -> tuple[str, ...]:
-        """Return ``python -m sglang.launch_server`` with the context and what differs from its defaults."""
+        """Return ``python3 -m sglang.launch_server`` with the context and what differs from its defaults."""
         usual = defaults(self._rules, self._card, read_parallel(proposal.placement).tensor)
         return launch_command(self._model, self._chosen, usual, proposal)
 

@@ -92,7 +92,7 @@ class Vllm:
     def propose(self, workload: Workload) -> Proposal:
         """Fill in the defaults and place the model. Raises ``RefusedError`` for what vLLM would refuse."""
         cache_format(self._model, self._card, self._chosen.dtype, workload)
-        parallel = choose_parallel(self._model, self._chosen.fmt, self._machine, workload)
+        parallel = choose_parallel(self._model, self._chosen.fmt, self._machine, workload, quotes=True)
         refuse_stages(self._model, parallel)
         settled = fill_in(self._model, self._card, self._rules, workload, parallel)
         if workload.fit_context and workload.n_context is None:
@@ -276,7 +276,8 @@ class Vllm:
         yield from self._step_lines(workload, parallel, stage, gpu)
         has_head = stage == parallel.pipeline - 1
         talking = parallel.expert_ranks if self._model.is_moe else parallel.tensor
-        yield billing.growth_line(gpu, talking, self._rules, sampled_dim=self._model.vocabulary if has_head else 0)
+        logits_dim = self._model.vocabulary if has_head and self._model.head != "none" else 0
+        yield billing.growth_line(gpu, talking, self._rules, has_head=has_head, logits_dim=logits_dim)
         yield from billing.runtime_lines(gpu, talking * parallel.pipeline)
 
     def _step_lines(self, workload: Workload, parallel: Parallel, stage: int, gpu: GpuSpec) -> Iterator[Line]:

@@ -35,6 +35,7 @@ def render(service: Service) -> str:
         body["environment"] = {name: literal(value) for name, value in service.environment.items()}
     if service.kind.runtime == "python":
         body |= {"ipc": "host"} if service.n_gpus > 1 else {"shm_size": f"{service.shared_gib}gb"}
+    body |= service.kind.limits
     body |= _cards(service)
     text: dict[str, Any] = {"services": {"model": body}}
     if service.weights_folder is None:
@@ -52,7 +53,7 @@ def _mount(service: Service) -> dict[str, Any]:
 def _cards(service: Service) -> dict[str, Any]:
     if service.vendor != "nvidia":
         devices = ["/dev/kfd", "/dev/dri"] if service.vendor == "amd" else ["/dev/dri"]
-        return {"devices": devices, "group_add": ["video"]}
+        return {"devices": devices, **service.kind.on_amd} if service.vendor == "amd" else {"devices": devices}
     wanted = {"driver": "nvidia", "count": service.n_gpus, "capabilities": ["gpu"]}
     reserved = {"memory": f"{service.host_gib}G", "devices": [wanted]}
     return {"deploy": {"resources": {"reservations": reserved}}}

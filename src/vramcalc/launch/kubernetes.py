@@ -1,6 +1,8 @@
-"""Manifests: a Deployment and a Service; over several nodes a LeaderWorkerSet instead, which vLLM runs on with Ray.
+"""Manifests: a Deployment and a Service; over several nodes a LeaderWorkerSet instead.
 
-Source: the Kubernetes API; github.com/kubernetes-sigs/lws and vLLM's example for it.
+vLLM's own executor joins the pods, so that nothing but the image is needed: Ray is no longer installed with vLLM.
+
+Source: the Kubernetes API; github.com/kubernetes-sigs/lws; docs.vllm.ai/en/latest/deployment/frameworks/lws.html.
 """
 
 from typing import Any
@@ -10,7 +12,8 @@ from vramcalc.launch.containers import check_image, dump, literal
 from vramcalc.launch.service import Service
 
 _RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel": "gpu.intel.com/i915"}
-_RAY = "bash /vllm-workspace/examples/online_serving/multi-node-serving.sh"
+_LEADER = "$(LWS_LEADER_ADDRESS)"  # set in every pod of the group by LeaderWorkerSet, as is the index
+_INDEX = "$(LWS_WORKER_INDEX)"
 
 
 def render(service: Service) -> str:
@@ -38,13 +41,10 @@ def _deployment(service: Service) -> dict[str, Any]:
 
 
 def _leader_workers(service: Service) -> dict[str, Any]:
-    size = str(service.nodes)
-    lead = [
-        "sh", "-c", f'{_RAY} leader --ray_cluster_size={size}; exec "$@"', "sh",
-        *map(literal, service.command), "--distributed-executor-backend", "ray", "--host", service.kind.listens[1],
-    ]  # fmt: skip
-    work = ["sh", "-c", f"{_RAY} worker --ray_address=$(LWS_LEADER_ADDRESS)"]
-    leader, worker = _pod(service, lead, serves=True, is_command=True), _pod(service, work, is_command=True)
+    join = ["--nnodes", str(service.nodes), "--master-addr", _LEADER, "--node-rank"]
+    lead, work = map(literal, service.arguments), map(literal, service.command[service.kind.entrypoint :])
+    leader = _pod(service, [*lead, *join, "0"], serves=True)
+    worker = _pod(service, [*work, *join, _INDEX, "--headless"])
     return {
         "apiVersion": "leaderworkerset.x-k8s.io/v1",
         "kind": "LeaderWorkerSet",
@@ -72,7 +72,7 @@ def _metadata(service: Service) -> dict[str, Any]:
     return {"name": service.name, "labels": {"app": service.name}}
 
 
-def _pod(service: Service, words: list[str], *, serves: bool = False, is_command: bool = False) -> dict[str, Any]:
+def _pod(service: Service, words: list[str], *, serves: bool = False) -> dict[str, Any]:
     cards = {_RESOURCES[service.vendor]: service.n_gpus}
     folder = service.weights_folder
     cache: dict[str, Any] = {"emptyDir": {}} if folder is None else {"hostPath": {"path": folder}}
@@ -80,7 +80,7 @@ def _pod(service: Service, words: list[str], *, serves: bool = False, is_command
     mounts = [{"name": "cache", "mountPath": service.kind.cache}]
     container: dict[str, Any] = {"name": "model", "image": service.image}
     if words:
-        container["command" if is_command else "args"] = words
+        container["args"] = words
     if service.environment:
         container["env"] = [{"name": name, "value": literal(value)} for name, value in service.environment.items()]
     container["resources"] = {"limits": cards, "requests": {"memory": f"{service.host_gib}Gi", **cards}}

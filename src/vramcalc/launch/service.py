@@ -1,7 +1,15 @@
-"""What every target needs to know of the server behind an estimate."""
+"""What every target needs to know of the server behind an estimate.
+
+Source:
+    Images, ports, health and what a container is granted, as the engines' own documentation has them: ollama/ollama,
+    docs/docker.mdx; ggml-org/llama.cpp, docs/docker.md and tools/server/README.md; docs.vllm.ai, deployment/docker, and
+    rocm.docs.amd.com, vLLM inference; docs.sglang.io, get-started/install; nvidia.github.io/TensorRT-LLM, quick start
+    guide and commands/trtllm-serve.
+"""
 
 import posixpath
 from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct
 
@@ -11,6 +19,7 @@ from vramcalc.units import GIB, ceil_div
 
 _PLACEHOLDER = "MODEL.gguf"  # stands in an engine's command for the file nobody named
 _STAND_IN = "MODEL-"  # begins what stands for a release in a format nobody named
+_COMPANIONS = frozenset({"--mmproj", "--lora", "--model-draft"})  # options of llama-server that name further files
 _SYSTEM_GIB = {"python": 8, "native": 2}  # host memory of a server process beside its weights; assumed
 _SHARED_GIB_PER_GPU = 4  # what NCCL and the workers share in /dev/shm; assumed
 
@@ -25,6 +34,8 @@ class Kind(Struct, frozen=True):
     runtime: str = "python"
     entrypoint: int = 0  # leading words of the command that the image runs by itself
     listens: tuple[str, ...] = ("--host", "0.0.0.0")  # noqa: S104 - inside a container
+    limits: Mapping[str, Any] = {}  # of a Compose service
+    on_amd: Mapping[str, Any] = {}  # what a Compose service is granted beside the devices; images run as root
 
 
 KINDS: Mapping[str, Kind] = {
@@ -42,11 +53,13 @@ KINDS: Mapping[str, Kind] = {
     "vllm": Kind(
         {"nvidia": "vllm/vllm-openai:latest", "amd": "vllm/vllm-openai-rocm:latest"},
         8000, "/health", "/root/.cache/huggingface", entrypoint=2,
+        on_amd={"group_add": ["video"], "cap_add": ["SYS_PTRACE"], "security_opt": ["seccomp=unconfined"]},
     ),
     "sglang": Kind({"nvidia": "lmsysorg/sglang:latest"}, 30000, "/health", "/root/.cache/huggingface"),
     "tensorrt-llm": Kind(
-        {"nvidia": "nvcr.io/nvidia/tensorrt-llm/release:latest"}, 8000, "/health", "/root/.cache/huggingface",
-        listens=("--host", "0.0.0.0"),  # noqa: S104
+        # NVIDIA's pages name a release, never `latest`; 1.2.1 is the last of the rules we know.
+        {"nvidia": "nvcr.io/nvidia/tensorrt-llm/release:1.2.1"}, 8000, "/health", "/root/.cache/huggingface",
+        limits={"ulimits": {"memlock": -1, "stack": 67108864}},
     ),
 }  # fmt: skip
 
@@ -88,11 +101,19 @@ class Service(Struct, frozen=True, kw_only=True):
         """The command as a container gets it: without the image's entry point, listening to the network."""
         if self.engine == "ollama":
             return ()
-        inside = posixpath.join(self.kind.cache, posixpath.basename(self._weights))
         words = self.command[self.kind.entrypoint :]
         if self.engine == "llama.cpp":
-            words = tuple(inside if word == self._weights else word for word in words)
+            before = ("", *words)
+            words = tuple(self._inside(word, option) for option, word in zip(before, words, strict=False))
         return (*words, *self.kind.listens)
+
+    def _inside(self, word: str, option: str) -> str:
+        """Return a word with the files it names where the container sees them: all lie in the folder of the weights."""
+        if word == self._weights:
+            return posixpath.join(self.kind.cache, posixpath.basename(word))
+        if option in _COMPANIONS:
+            return ",".join(posixpath.join(self.kind.cache, name) for name in word.split(","))
+        return word
 
 
 def service_of(estimate: EstimateReport, model_file: str | None) -> Service:

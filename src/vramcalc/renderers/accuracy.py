@@ -46,11 +46,18 @@ def render_validation(report: ValidationReport, output: str, *, with_misses: boo
     ]
     is_markdown = output == "markdown"
     parts = [_markdown(_HEAD, rows) if is_markdown else _columns(_HEAD, rows)]
-    parts += [_filled(note) for note in _notes(report, star="\\*" if is_markdown else "*")]
+    width = _WIDEST if is_markdown else min(_WIDEST, shutil.get_terminal_size((_WIDEST, 24)).columns)
+    parts += [_filled(note, width) for note in _notes(report, star="\\*" if is_markdown else "*")]
     if with_misses:
-        parts.append("\n".join([f"Off by more than {report.miss_above:.0%}:", *map(_miss, report.misses)]))
+        parts.append(
+            "\n".join(
+                [f"Off by more than {report.miss_above:.0%}:", *(_filled(_miss(miss), width) for miss in report.misses)]
+            )
+        )
     if report.regressions:
-        parts.append("\n".join(["Worse than the table kept:", *(_filled(f"- {line}") for line in report.regressions)]))
+        parts.append(
+            "\n".join(["Worse than the table kept:", *(_filled(f"- {line}", width) for line in report.regressions)])
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -84,10 +91,9 @@ def _markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join([drawn[0], rule, *drawn[1:]])
 
 
-def _filled(text: str) -> str:
-    room = shutil.get_terminal_size((_WIDEST, 24)).columns
+def _filled(text: str, width: int) -> str:
     indent = "  " if text.startswith("- ") else ""
-    return textwrap.fill(text, max(20, min(_WIDEST, room)), subsequent_indent=indent, break_on_hyphens=False)
+    return textwrap.fill(text, max(20, width), subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _notes(report: ValidationReport, *, star: str) -> Iterator[str]:
@@ -125,4 +131,4 @@ def _miss(miss: MissReport) -> str:
     where = f"{miss.model} {miss.weight_format}".strip() + f" on {miss.machine}"
     name = _FIGURES.get(miss.component, miss.component)
     sums = f"{ours} estimated, {theirs} measured"
-    return _filled(f"- {miss.error:.1%} {miss.run} ({where}): {name} of {miss.device}: {sums}")
+    return f"- {miss.error:.1%} {miss.run} ({where}): {name} of {miss.device}: {sums}"

@@ -160,5 +160,15 @@ DENSE: Mapping[str, Dialect] = {
         interval=("sliding_window_pattern", 4),
         must_be_off=("attention_bias",),
     ),
+    "iquestcoder": replace(LLAMA, family="iquest", mha=False, harmless=words("clip_qkv")),
+    "granite_swa": replace(
+        LLAMA,
+        family="granite",
+        mha=False,
+        tied=True,
+        layer_order="types",
+        sinks=True,
+        harmless=GRANITE_HARMLESS | words("layer_rope_theta"),
+    ),
     "bitnet": Dialect(family="bitnet", qkv_bias="attention_bias", output_bias="attention_bias", extras=_sub_norms),
 }

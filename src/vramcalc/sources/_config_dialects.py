@@ -101,6 +101,7 @@ ENVELOPES: Mapping[str, Envelope] = {
     "internvl": Envelope(text="qwen2", any_text=True, tower="internvl", tied=True, harmless=_LLAVA),
     "glm4v": Envelope(text="glm4v_text", tower="glm4v", ties="either", harmless=_IMAGE_TOKENS),
     "glm4v_moe": Envelope(text="glm4v_moe_text", tower="glm4v", ties="either", harmless=_IMAGE_TOKENS),
+    "glm46v": Envelope(text="glm4v_text", any_text=True, tower="glm4v", harmless=_IMAGE_TOKENS),
     "kimi_k25": Envelope(
         text="deepseek_v3",
         tower="kimi_k25",
@@ -210,6 +211,10 @@ GGUF_ARCHITECTURES: Names = {
     "afmoe": "afmoe",
     "hunyuan_v1_dense": "hunyuan-dense",
     "hy_v3": "hy_v3",
+    "dots1": "dots1",
+    "mellum": "mellum",
+    "iquestcoder": "llama",
+    "gpt-sw3": "gpt2",
     "internlm3": "llama",
     "solar_open": "glm4moe",
     "youtu": "deepseek2",

@@ -227,6 +227,7 @@ OLDER: Mapping[str, Dialect] = {
         harmless=words("norm_epsilon residual_dropout embedding_dropout mlp_type norm_type"),
     ),
     "gpt2": _GPT_2,
+    "gpt-sw3": _GPT_2,
     "gpt_bigcode": replace(_GPT_2, family="starcoder", restate=_bigcode),
     "gptj": replace(
         _GPT_2,

@@ -40,7 +40,7 @@ def _qwen2_vl(tower: Keys, _: Keys, __: int) -> Rows:
 
 
 def _qwen2_5_vl(tower: Keys, _: Keys, __: int) -> Rows:
-    w, merge = tower.count("hidden_size", 1280), tower.count("spatial_merge_size", 2) ** 2
+    w, merge = tower.count("hidden_size"), tower.count("spatial_merge_size", 2) ** 2
     ff, n = tower.count("intermediate_size", 3420), tower.count("depth", 32)
     layers = Layers(w, ff, n, tower.count("patch_size", 14))
     yield from _patches(tower, layers)

@@ -37,6 +37,7 @@ _GLM_MOE = Dialect(
 )
 _MINIMAX_M3 = Dialect(
     family="minimax",
+    active_leaves_out=("embedding", "head", "router", *TOWER_ROLES),
     names=EXPERTS
     | {
         "moe_intermediate_size": "intermediate_size",
@@ -171,6 +172,26 @@ SPARSE: Mapping[str, Dialect] = {
         must_be_off=("mlp_bias",),  # shared experts would have biases too
         next_tokens=("num_nextn_predict_layers", "unknown"),
         harmless=words("router_scaling_factor enable_moe_fp32_combine"),
+    ),
+    "dots1": replace(
+        _GLM_MOE,
+        family="dots",
+        defaults={"first_k_dense_replace": 0, "num_key_value_heads": 32},
+        output_bias="attention_bias",
+        qk_norm_key=None,
+        layer_order="upper_window",
+        next_tokens=None,
+    ),
+    "mellum": Dialect(
+        family="mellum",
+        names=EXPERTS,
+        defaults={"head_dim": 128},
+        layer_order="types",
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        qk_norm="per_head",
+        mlp_order="first_dense",
+        next_tokens=("num_nextn_predict_layers", "unknown"),
     ),
     "granitemoe": _GRANITE_MOE,
     "granitemoeshared": _GRANITE_MOE,

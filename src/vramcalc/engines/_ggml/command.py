@@ -1,5 +1,8 @@
 """The llama-server command line that realises a proposal.
 
+An option that takes several values takes them in one word: of an option given twice the engine warns that only the last
+value counts.
+
 Source: llama.cpp 0c1e570, common/arg.cpp.
 """
 
@@ -55,8 +58,8 @@ class Words(Struct, frozen=True):
     def _companions(self) -> Iterator[str]:
         if self.companions.projector is not None:
             yield from ("--mmproj", "MMPROJ.gguf")
-        for _ in self.companions.adapters:
-            yield from ("--lora", "ADAPTER.gguf")
+        if self.companions.adapters:
+            yield from ("--lora", ",".join("ADAPTER.gguf" for _ in self.companions.adapters))
         if self.draft is not None:
             yield from ("--model-draft", "DRAFT.gguf", "-ngld", str(self.draft.gpu_layers))
 
@@ -72,8 +75,9 @@ class Words(Struct, frozen=True):
         if load.cpu_moe is not None and not load.overrides:
             yield from ("--n-cpu-moe", str(load.cpu_moe))
             return
-        for pattern in self._patterns(placement):
-            yield from ("-ot", pattern)
+        patterns = ",".join(self._patterns(placement))
+        if patterns:
+            yield from ("-ot", patterns)
 
     def _patterns(self, placement: Placement) -> Iterator[str]:
         """Yield overrides as the engine takes them, alike layers together; one without tensors names no layer."""

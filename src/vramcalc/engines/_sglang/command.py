@@ -16,13 +16,13 @@ _CACHE_NAMES = {"fp8": "fp8_e4m3"}
 
 
 def launch_command(model: ModelSpec, chosen: ChosenFormat, usual: Defaults, proposal: Proposal) -> tuple[str, ...]:
-    """Return ``python -m sglang.launch_server`` with the context, the share and what differs from its defaults.
+    """Return ``python3 -m sglang.launch_server`` with the context, the share and what differs from its defaults.
 
     Source:
         SGLang 0.5.23, srt/arg_groups/fields.
     """
     workload = proposal.workload
-    words = ["python", "-m", "sglang.launch_server"]
+    words = ["python3", "-m", "sglang.launch_server"]
     words += ["--model-path", release_name(model, chosen.name, makes=QUANTISED_ON_LOADING)]
     words += ["--context-length", str(workload.n_context)]
     words += ["--mem-fraction-static", f"{float(workload.memory_share or 0):.4g}"]
@@ -49,7 +49,7 @@ def _size_words(usual: Defaults, workload: Workload) -> Iterator[str]:
         ("--chunked-prefill-size", workload.step_tokens, usual.step_tokens),
         ("--page-size", workload.block_tokens, None),
         ("--max-running-requests", workload.max_num_seqs, None),
-        ("--cpu-offload-gb", -(-workload.cpu_offload_bytes // GIB), 0),
+        ("--cpu-offload-gb", workload.cpu_offload_bytes // GIB, 0),
     )
     for flag, value, default in sizes:
         if value != default and value is not None:

@@ -14,6 +14,7 @@ from vramcalc.specs.formats import WeightFormat
 from vramcalc.specs.machine import Machine
 from vramcalc.specs.model import GatedDelta, Mamba2, ModelSpec, NoAttention
 from vramcalc.specs.workload import Workload
+from vramcalc.units import GIB, ceil_div
 
 HANDLES: frozenset[str] = frozenset(  # of ModelSpec.features()
     {
@@ -113,6 +114,7 @@ def fill_in(model: ModelSpec, machine: Machine, usual: Defaults, workload: Workl
         n_context=context,
         n_sequences=sequences,
         step_tokens=tokens,
+        cpu_offload_bytes=ceil_div(workload.cpu_offload_bytes, GIB) * GIB,  # --cpu-offload-gb takes whole GiB
         tensor_parallel=parallel.tensor,
         pipeline_parallel=parallel.pipeline,
         data_parallel=parallel.data,

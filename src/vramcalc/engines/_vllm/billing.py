@@ -168,16 +168,16 @@ def graph_line(shape: StepShape, n_layers: int, sizes: Sequence[int], rules: Rul
     )
 
 
-def growth_line(gpu: GpuSpec, n_ranks: int, rules: RuleSet, *, sampled_dim: int) -> Line:
+def growth_line(gpu: GpuSpec, n_ranks: int, rules: RuleSet, *, has_head: bool, logits_dim: int) -> Line:
     """Return what grows outside PyTorch during the profile run: NCCL's and kernels' own memory.
 
-    Least on stages without the head (``sampled_dim`` is then 0, else the vocabulary), more where rows of logits are not
-    aligned, most where ranks that share layers talk over NVLink.
+    Least on stages without the head, more where rows of logits are not aligned, most where ranks that share layers talk
+    over NVLink.
     """
     linked = bool(gpu.nvlink_gb_per_s) and capability(gpu) >= _HOPPER
     if n_ranks == 1:
-        best = rules.other_bytes_alone if sampled_dim else _GROWTH_WITHOUT_HEAD
-        best += _UNALIGNED_GROWTH if sampled_dim % _ALIGNED_ROW else 0
+        best = rules.other_bytes_alone if has_head else _GROWTH_WITHOUT_HEAD
+        best += _UNALIGNED_GROWTH if logits_dim % _ALIGNED_ROW else 0
         low, high = _SEEN_GROWTH
     else:
         best = rules.other_bytes_linked if linked else min(rules.other_bytes_linked, _GROWTH_UNLINKED[1])

@@ -17,7 +17,12 @@ _DTYPE_NAMES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 def serve_command(
     model: ModelSpec, card: GpuSpec, chosen: ChosenFormat, rules: RuleSet, proposal: Proposal
 ) -> tuple[str, ...]:
-    """Return ``vllm serve`` with the context and what differs from its defaults."""
+    """Return ``vllm serve`` with the context and what differs from its defaults.
+
+    Source:
+        vLLM 0.33.0, vllm/engine/arg_utils.py; units in vllm/config/cache.py and offload.py: GiB, per GPU for weights,
+        of all ranks together for the cache.
+    """
     workload = proposal.workload
     words = ["vllm", "serve", release_name(model, chosen.name, makes=QUANTISED_ON_LOADING)]
     words += ["--max-model-len", str(workload.n_context)]
@@ -37,6 +42,11 @@ def _format_words(model: ModelSpec, chosen: ChosenFormat, workload: Workload) ->
         yield from ("--kv-cache-dtype", workload.k_format)
 
 
+def _gib(n_bytes: int) -> str | None:
+    """Return bytes as the engine reads them: GiB with a fraction; None for none."""
+    return f"{n_bytes / GIB:.12g}" if n_bytes else None
+
+
 def _size_words(card: GpuSpec, workload: Workload) -> Iterator[str]:
     defaults = serve_defaults(card)
     ceiling, tokens = workload.max_num_seqs or 1, workload.step_tokens
@@ -49,8 +59,8 @@ def _size_words(card: GpuSpec, workload: Workload) -> Iterator[str]:
         ("--max-num-batched-tokens", tokens, usual_tokens),
         ("--kv-cache-memory-bytes", workload.kv_cache_memory_bytes, None),
         ("--block-size", workload.block_tokens, None),
-        ("--kv-offloading-size", -(-workload.kv_offload_bytes // GIB), 0),
-        ("--cpu-offload-gb", -(-workload.cpu_offload_bytes // GIB), 0),
+        ("--kv-offloading-size", _gib(workload.kv_offload_bytes), None),
+        ("--cpu-offload-gb", _gib(workload.cpu_offload_bytes), None),
     )
     for flag, value, usual in sizes:
         if value != usual and value is not None:

@@ -63,10 +63,20 @@ class Parallel(Struct, frozen=True, kw_only=True):
         return rank % (self.tensor * self.pipeline) // self.tensor
 
 
-def choose_parallel(model: ModelSpec, fmt: WeightFormat, machine: Machine, workload: Workload) -> Parallel:
+class Uneven(Struct, frozen=True):
+    """What the ranks do not divide, and what vLLM stops with; empty where its words are not known."""
+
+    reason: str
+    stops_with: str = ""
+
+
+def choose_parallel(
+    model: ModelSpec, fmt: WeightFormat, machine: Machine, workload: Workload, *, quotes: bool = False
+) -> Parallel:
     """Return the parallel sizes: as asked, else TP over a node's GPUs where the shape allows it, else PP.
 
-    Nodes follow each other as pipeline stages. Raises ``RefusedError`` for what the model or machine cannot do.
+    Nodes follow each other as pipeline stages. Raises ``RefusedError`` for what the model or machine cannot do;
+    ``quotes``: in vLLM's words too.
     """
     whole_experts = bool(workload.expert_parallel) and model.is_moe
     data = workload.data_parallel or 1
@@ -88,10 +98,12 @@ def choose_parallel(model: ModelSpec, fmt: WeightFormat, machine: Machine, workl
         raise RefusedError(
             f"{model.name} has {model.layers.n_layers} layers, too few for PP {chosen.pipeline}", "lower --pp"
         )
-    reason = _why_not(model, fmt, chosen)
-    if reason:
+    uneven = _why_not(model, fmt, chosen)
+    if uneven:
         sizes = f"TP {chosen.tensor}" + (f" x DP {data}" if data > 1 and model.is_moe else "")
-        raise RefusedError(f"{sizes} does not divide {model.name}: {reason}", _what_divides(model, fmt, chosen))
+        quoted = f'; it stops with "{uneven.stops_with}"' if quotes and uneven.stops_with else ""
+        fact = f"{sizes} does not divide {model.name}: {uneven.reason}{quoted}"
+        raise RefusedError(fact, _what_divides(model, fmt, chosen))
     return chosen
 
 
@@ -116,11 +128,12 @@ def _habit(model: ModelSpec, fmt: WeightFormat, machine: Machine, data: int, *, 
     return per_node, nodes
 
 
-def _why_not(model: ModelSpec, fmt: WeightFormat, parallel: Parallel) -> str:
+def _why_not(model: ModelSpec, fmt: WeightFormat, parallel: Parallel) -> Uneven | None:
     """Return what the ranks do not divide, or nothing.
 
     Source:
-        vLLM 0.33, config/model.py, verify_with_parallel_config; the alignment checks of the quantised layers.
+        vLLM 0.33, config/model.py, verify_with_parallel_config; distributed/utils.py, ensure_divisibility; the
+        alignment checks of the quantised layers.
     """
     for kind in model.layers.kinds.values():
         uneven = _uneven_heads(kind, parallel.tensor)
@@ -131,22 +144,29 @@ def _why_not(model: ModelSpec, fmt: WeightFormat, parallel: Parallel) -> str:
         if isinstance(kind.mlp, NoMlp) or n_ranks == 1 or (of_experts and parallel.whole_experts):
             continue
         if kind.mlp.ff_dim % n_ranks:
-            return f"feed-forward width {kind.mlp.ff_dim}"
+            return _uneven(f"feed-forward width {kind.mlp.ff_dim}", kind.mlp.ff_dim, n_ranks)
         if _breaks_groups(fmt, kind.mlp.ff_dim // n_ranks, of_experts=of_experts):
-            return f"{kind.mlp.ff_dim // n_ranks} columns of a rank are no whole groups of {fmt.name}"
+            return Uneven(f"{kind.mlp.ff_dim // n_ranks} columns of a rank are no whole groups of {fmt.name}")
     padded = round_up(model.vocabulary, VOCABULARY_MULTIPLE)
-    return f"vocabulary {padded}" if padded % parallel.tensor else ""
+    return _uneven(f"vocabulary {padded}", padded, parallel.tensor) if padded % parallel.tensor else None
 
 
-def _uneven_heads(kind: LayerKind, n_ranks: int) -> str:
+def _uneven(reason: str, numerator: int, n_ranks: int) -> Uneven:
+    return Uneven(reason, f"{numerator} is not divisible by {n_ranks}")
+
+
+def _uneven_heads(kind: LayerKind, n_ranks: int) -> Uneven | None:
     heads = Heads.of(kind.attention)
     if heads.n_heads % n_ranks:
-        return f"{heads.n_heads} heads"
-    if heads.n_kv_heads % n_ranks and n_ranks % heads.n_kv_heads:
-        return f"{heads.n_kv_heads} KV heads"
+        quoted = f"Total number of attention heads ({heads.n_heads}) must be divisible by tensor parallel size"
+        return Uneven(f"{heads.n_heads} heads", f"{quoted} ({n_ranks}).")
+    few, many = sorted((heads.n_kv_heads, n_ranks))
+    if heads.n_kv_heads and many % few:
+        return _uneven(f"{heads.n_kv_heads} KV heads", many, few)
     if isinstance(kind.mixer, Mamba2) and kind.mixer.n_groups % n_ranks and kind.mixer.n_groups > 1:
-        return f"{kind.mixer.n_groups} groups of a recurrent layer"
-    return f"{_mixer_heads(kind.mixer)} heads of a recurrent layer" if _mixer_heads(kind.mixer) % n_ranks else ""
+        return Uneven(f"{kind.mixer.n_groups} groups of a recurrent layer")
+    found = _mixer_heads(kind.mixer)
+    return _uneven(f"{found} heads of a recurrent layer", found, n_ranks) if found % n_ranks else None
 
 
 def _mixer_heads(mixer: Mixer | None) -> int:
