@@ -73,3 +73,20 @@ def test_recurrent_models_nobody_measured_are_refused(engine_module: Any, kind: 
         engine_module.bind(Setup(model("odd", 512, 1024, 4096, layers), Machine(gpus=(hypothetical(GIB),)), None))
 
     assert "explain weights" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("kind", "fact"),
+    [
+        ({"attention": full(8, 8, 64, shares_cache=True), "mlp": gated(512)}, "shared, without a scale"),
+        ({"attention": full(8, 4, 64), "mlp": gated(512)}, "full attention of several shapes"),
+        ({"attention": full(8, 8, 64), "mlp": experts(8, 2, 64, dense_ff_dim=64)}, "without a scaled router"),
+        ({"attention": full(8, 8, 64), "mlp": gated(512), "output_scale": True}, "a scale on what some layers give"),
+    ],
+)
+def test_parts_of_gemma_4_alone_are_refused(kind: dict[str, Any], fact: str) -> None:
+    kinds = {"odd": LayerKind(**kind), "known": LayerKind(attention=full(8, 8, 64), mlp=gated(512))}
+    layers = LayerStack(n_layers=2, kinds=kinds, pattern=tuple(kinds))
+
+    with pytest.raises(RefusedError, match=fact):
+        llama_cpp.bind(Setup(model("odd", 512, 1024, 4096, layers), Machine(gpus=(hypothetical(GIB),)), None))

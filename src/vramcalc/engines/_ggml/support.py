@@ -10,6 +10,7 @@ from vramcalc.engines._ggml.meter import Meter
 from vramcalc.engines._ggml.run import Run
 from vramcalc.errors import RefusedError
 from vramcalc.specs.model import (
+    Attention,
     ChunkedAttention,
     FullAttention,
     GatedDelta,
@@ -76,13 +77,11 @@ def _beyond(kind: LayerKind, kinds: tuple[LayerKind, ...]) -> Iterator[str]:
 def _beyond_sharing(kind: LayerKind, kinds: tuple[LayerKind, ...]) -> Iterator[str]:
     """Yield what is known of Gemma 4 or Llama 4 alone: their graphs go together with a scale and with chunks."""
     attention, mlp = kind.attention, kind.mlp
-    if isinstance(attention, GroupedQueryAttention):
-        if (attention.v_is_k or attention.shares_cache) and not kind.output_scale:
-            yield "keys that are values or shared, without a scale on what a layer gives"
-        grouped = [k.attention for k in kinds if isinstance(k.attention, GroupedQueryAttention)]
-        shapes = {(a.n_kv_heads, a.head_dim) for a in grouped if a.kind == attention.kind}
-        if len(shapes) > 1:
-            yield f"{attention.kind} attention of several shapes"
+    borrows = isinstance(attention, GroupedQueryAttention) and (attention.v_is_k or attention.shares_cache)
+    if borrows and not kind.output_scale:
+        yield "keys that are values or shared, without a scale on what a layer gives"
+    if len({_with_own_cache(k.attention) for k in kinds if k.attention.kind == attention.kind}) > 1:
+        yield f"{attention.kind} attention of several shapes"
     if isinstance(mlp, MoeMlp):
         if (mlp.dense_ff_dim > 0) != mlp.router_scale or (mlp.router_scale and not kind.output_scale):
             yield "a dense MLP beside experts without a scaled router"
@@ -91,6 +90,12 @@ def _beyond_sharing(kind: LayerKind, kinds: tuple[LayerKind, ...]) -> Iterator[s
             yield "chunked attention with other experts than Llama 4's"
     if kind.output_scale and not all(k.output_scale for k in kinds):
         yield "a scale on what some layers give"
+
+
+def _with_own_cache(attention: Attention) -> Attention:
+    if not isinstance(attention, GroupedQueryAttention) or not attention.shares_cache:
+        return attention
+    return attention.model_copy(update={"shares_cache": False})
 
 
 def _splits(kinds: tuple[LayerKind, ...]) -> bool:
