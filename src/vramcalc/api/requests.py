@@ -92,13 +92,12 @@ def checked_workload(request: Request) -> Workload:
         "--pp": w.pipeline_parallel,
         "--dp": w.data_parallel,
         "--nodes": request.nodes,
-        "--kv-cache-memory-bytes": w.kv_cache_memory_bytes,
         "--block-size": w.block_tokens,
     }
-    for option, value in positive.items():
+    for option, value in {**positive, "--kv-cache-memory-bytes": w.kv_cache_memory_bytes}.items():
         if value is not None and value < 1:
             raise UsageError(f"{option} is {value}, which leaves nothing to estimate", "give 1 or more")
-        if value is not None and value > _LARGEST:
+        if value is not None and option in positive and value > _LARGEST:
             raise UsageError(f"{option} is {value}, more than an engine counts to", f"give at most {_LARGEST}")
     not_negative = {
         "--gpu-layers": w.gpu_layers,
