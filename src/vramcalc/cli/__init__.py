@@ -1,5 +1,6 @@
 """The command line: flags in, one call to the use cases, one render, one exit code."""
 
+import atexit
 import gc
 import sys
 
@@ -34,5 +35,6 @@ def _root(
 def main() -> None:
     """Run the program."""
     gc.set_threshold(_GARBAGE_THRESHOLD)
+    atexit.register(gc.freeze)  # what is left is not looked through once more on the way out: 6 % of a run
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a pipe in a C locale still gets an answer
     app()

@@ -73,12 +73,15 @@ def print_sentences(console: Console, said: Iterable[tuple[str, str]]) -> None:
     pairs = list(said)
     longest = max((len(label) for label, _ in pairs), default=0)
     indent = min(longest + _GAP, console.width // 3) if longest else 0
+    page = Text()  # printed at once: a print of rich's costs a fifth of a millisecond
     for label, text in pairs:
         if len(label) >= indent > 0:
-            console.print(Text(label, style="bold"), soft_wrap=True)
+            page.append(f"{label}\n", style="bold")
         for index, line in enumerate(textwrap.wrap(text, max(20, console.width - indent), break_on_hyphens=False)):
             start = f"{label if index == 0 and len(label) < indent else '':<{indent}}"
-            console.print(Text(start, style="bold").append(line, style="not bold"), soft_wrap=True)
+            page.append(start, style="bold").append(f"{line}\n")
+    if page:
+        console.print(page, soft_wrap=True, end="")
 
 
 def render_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
