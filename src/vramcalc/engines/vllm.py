@@ -276,8 +276,7 @@ class Vllm:
         yield from self._step_lines(workload, parallel, stage, gpu)
         has_head = stage == parallel.pipeline - 1
         talking = parallel.expert_ranks if self._model.is_moe else parallel.tensor
-        logits_dim = self._model.vocabulary if has_head and self._model.head != "none" else 0
-        yield billing.growth_line(gpu, talking, self._rules, has_head=has_head, logits_dim=logits_dim)
+        yield billing.growth_line(gpu, talking, self._rules, has_head=has_head)
         yield from billing.runtime_lines(gpu, talking * parallel.pipeline)
 
     def _step_lines(self, workload: Workload, parallel: Parallel, stage: int, gpu: GpuSpec) -> Iterator[Line]:

@@ -19,8 +19,6 @@ _CUBLAS_BYTES = 126 * MIB  # handles and workspaces on Hopper and data-centre Bl
 _CUBLAS_MAJORS = (9, 10)
 _SEEN_GROWTH = 70 * MIB, 480 * MIB  # without tensor parallelism
 _GROWTH_WITHOUT_HEAD = 70 * MIB
-_ALIGNED_ROW = 4  # f32 logits in 16 bytes
-_UNALIGNED_GROWTH = 215 * MIB  # Granite's vocabularies of 49155 and 49159 alone show it
 _SEEN_LINKED = 2360 * MIB
 _GROWTH_UNLINKED = 200 * MIB, 563 * MIB, 800 * MIB  # 0.20 to 0.33 GiB in logs of RTX 2080 Ti, 4090 and 5090
 _LINKED_LOW = 2100 * MIB
@@ -168,16 +166,14 @@ def graph_line(shape: StepShape, n_layers: int, sizes: Sequence[int], rules: Rul
     )
 
 
-def growth_line(gpu: GpuSpec, n_ranks: int, rules: RuleSet, *, has_head: bool, logits_dim: int) -> Line:
+def growth_line(gpu: GpuSpec, n_ranks: int, rules: RuleSet, *, has_head: bool) -> Line:
     """Return what grows outside PyTorch during the profile run: NCCL's and kernels' own memory.
 
-    Least on stages without the head, more where rows of logits are not aligned, most where ranks that share layers talk
-    over NVLink.
+    Least on stages without the head, most where ranks that share layers talk over NVLink.
     """
     linked = bool(gpu.nvlink_gb_per_s) and capability(gpu) >= _HOPPER
     if n_ranks == 1:
         best = rules.other_bytes_alone if has_head else _GROWTH_WITHOUT_HEAD
-        best += _UNALIGNED_GROWTH if logits_dim % _ALIGNED_ROW else 0
         low, high = _SEEN_GROWTH
     else:
         best = rules.other_bytes_linked if linked else min(rules.other_bytes_linked, _GROWTH_UNLINKED[1])
